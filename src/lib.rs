@@ -1,0 +1,19 @@
+//! An embeddable container engine.
+#![deny(rustdoc::broken_intra_doc_links)]
+
+mod error;
+pub(crate) mod sys;
+
+pub mod cgroups;
+#[cfg(feature = "layers")]
+pub mod layers;
+pub mod namespaces;
+
+pub use error::{Error, ErrorKind, Result};
+
+/// 1,024 bytes.
+pub const KIB: u64 = 1 << 10;
+/// 1,024 [`KIB`].
+pub const MIB: u64 = 1 << 20;
+/// 1,024 [`MIB`].
+pub const GIB: u64 = 1 << 30;
