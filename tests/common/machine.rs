@@ -1,0 +1,180 @@
+//! Probes of the machine. What a test needs and the machine lacks is a [`Missing`], which is told.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// Something this machine, kernel or user lacks.
+#[derive(Debug)]
+pub struct Missing {
+    /// What is needed, in words that do not change: `tests/impossible.txt` names it.
+    pub need: String,
+    /// Why it is not here.
+    pub why: String,
+}
+
+impl Missing {
+    pub fn new(need: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { need: need.into(), why: why.into() }
+    }
+
+    /// Says that the calling test cannot run here, and why.
+    ///
+    /// `tests/run` collects what it is told through the file `$CORACLE_SKIPS` and fails on CI if a
+    /// test could run nowhere. Without that file, `CI=true` makes a skip a failure at once, unless
+    /// `tests/impossible.txt` names the need.
+    pub fn skip(&self) {
+        let Self { need, why } = self;
+        let thread = std::thread::current();
+        let test = thread.name().unwrap_or("?");
+        // Past the capture of libtest, so that it is seen in a passing run too.
+        let _ = writeln!(std::io::stderr(), "skipped: {test}: needs {need}: {why}");
+        if let Some(list) = std::env::var_os("CORACLE_SKIPS") {
+            // One write, so that lines of parallel tests do not mix.
+            let line = format!("{}\t{test}\t{need}\t{why}\n", suite());
+            let mut list =
+                fs::OpenOptions::new().append(true).open(list).expect("open the list of skips");
+            list.write_all(line.as_bytes()).expect("record the skip");
+        } else if std::env::var_os("CI").is_some_and(|ci| ci == "true") {
+            assert!(is_impossible(need), "{test} must run on CI, but needs {need}: {why}");
+        }
+    }
+}
+
+/// The name of the test binary without cargo's hash.
+fn suite() -> String {
+    let exe = std::env::current_exe().expect("find the test binary");
+    let name = exe.file_name().expect("a binary has a name").to_string_lossy();
+    match name.rsplit_once('-') {
+        Some((name, hash)) if hash.len() == 16 => name.to_owned(),
+        _ => name.into_owned(),
+    }
+}
+
+fn is_impossible(need: &str) -> bool {
+    include_str!("../impossible.txt")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .any(|line| line.split_once(": ").is_some_and(|(name, _)| name == need))
+}
+
+/// Runs as root of the initial user namespace.
+pub fn root() -> Result<(), Missing> {
+    let uid = nix::unistd::geteuid();
+    if uid.is_root() {
+        return Ok(());
+    }
+    Err(Missing::new("root", format!("runs as uid {uid}")))
+}
+
+/// Runs as an ordinary user.
+pub fn not_root() -> Result<(), Missing> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Missing::new("an ordinary user", "runs as root"))
+}
+
+/// The caller may make a user namespace (root always may, unless they are switched off).
+pub fn user_namespaces() -> Result<(), Missing> {
+    succeeds("user namespaces", Command::new("unshare").args(["--user", "--map-root-user", "true"]))
+}
+
+/// The caller is root, or has ranges in /etc/subuid and /etc/subgid and the two helpers that map them.
+pub fn subordinate_ids() -> Result<(), Missing> {
+    if root().is_ok() {
+        return Ok(());
+    }
+    let mut command = Command::new("unshare");
+    succeeds("subordinate ids", command.args(["--user", "--map-auto", "--map-root-user", "true"]))
+}
+
+/// The kernel has the overlay filesystem and the caller may mount it, in a user namespace if need be.
+pub fn overlay() -> Result<(), Missing> {
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-euc"]).arg(
+        "mount -t tmpfs none /mnt; cd /mnt; mkdir l u w m; mount -t overlay -o lowerdir=l,upperdir=u,workdir=w o m",
+    );
+    succeeds("overlay", &mut command)
+}
+
+/// The running kernel is at least `major.minor`.
+pub fn kernel(major: u32, minor: u32) -> Result<(), Missing> {
+    let release =
+        fs::read_to_string("/proc/sys/kernel/osrelease").expect("read the kernel's version");
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.trim().parse::<u32>().ok());
+    let running = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if running >= (major, minor) {
+        return Ok(());
+    }
+    Err(Missing::new(format!("Linux {major}.{minor}"), format!("this is Linux {}", release.trim())))
+}
+
+/// A program in `$PATH`.
+pub fn program(name: &str) -> Result<PathBuf, Missing> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+        .ok_or_else(|| Missing::new(format!("the program {name}"), "it is not in $PATH"))
+}
+
+/// The unpacked Debian root filesystem that `tests/run` makes.
+pub fn debian_rootfs() -> Result<PathBuf, Missing> {
+    let need = "a Debian root filesystem";
+    let Some(path) = std::env::var_os("CORACLE_TEST_ROOTFS").map(PathBuf::from) else {
+        return Err(Missing::new(need, "$CORACLE_TEST_ROOTFS is not set; tests/run makes one"));
+    };
+    if path.join("usr/bin/dpkg").exists() {
+        return Ok(path);
+    }
+    Err(Missing::new(need, format!("there is none at {}", path.display())))
+}
+
+/// Version 1 or 2 (hybrid counts) offers the controller, and this user may make a group with it.
+pub fn cgroup_controller(name: &str) -> Result<(), Missing> {
+    let need = format!("cgroup controller {name}");
+    let mine = fs::read_to_string("/proc/self/cgroup").expect("read /proc/self/cgroup");
+    let v1 = mine.lines().any(|line| {
+        line.split(':').nth(1).is_some_and(|names| names.split(',').any(|other| other == name))
+    });
+    if v1 {
+        return root().map_err(|_| Missing::new(need, "version 1 and not root"));
+    }
+    let group = delegated_cgroup().map_err(|missing| Missing::new(&need, missing.why))?;
+    let offered = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
+    if offered.split_whitespace().any(|other| other == name) {
+        return Ok(());
+    }
+    Err(Missing::new(need, format!("{} offers only: {}", group.display(), offered.trim())))
+}
+
+/// The version 2 group this process lies in, if it may make groups below its parent or itself.
+pub fn delegated_cgroup() -> Result<PathBuf, Missing> {
+    let need = "a cgroup version 2 delegated to this user";
+    let mine = fs::read_to_string("/proc/self/cgroup").expect("read /proc/self/cgroup");
+    let Some(group) = mine.lines().find_map(|line| line.strip_prefix("0::/")) else {
+        return Err(Missing::new(need, "version 2 is not mounted"));
+    };
+    let unified = PathBuf::from("/sys/fs/cgroup/unified");
+    let top = if unified.is_dir() { unified } else { PathBuf::from("/sys/fs/cgroup") };
+    let group = top.join(group);
+    let may_write = nix::unistd::access(&group, nix::unistd::AccessFlags::W_OK);
+    if may_write.is_ok() && group.join("cgroup.procs").is_file() {
+        return Ok(group);
+    }
+    Err(Missing::new(need, format!("{} is not this user's", group.display())))
+}
+
+fn succeeds(need: &str, command: &mut Command) -> Result<(), Missing> {
+    let output = match command.stdin(Stdio::null()).output() {
+        Ok(output) => output,
+        Err(err) => return Err(Missing::new(need, format!("{:?}: {err}", command.get_program()))),
+    };
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Missing::new(need, said.trim().replace(['\n', '\t'], " ")))
+}
