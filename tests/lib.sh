@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2154  # $logs is the caller's
 # What tests/run and tests/vm/run share. Sourced by bash, from the top of the source tree.
 
 section() { printf '\n== %s\n' "$*"; }

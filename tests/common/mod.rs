@@ -2,7 +2,7 @@
 //! a skip that is never silent, auditors for leaks, and a harness for attacks on path handling.
 //!
 //! Nothing here uses `coracle` itself, so that a fault there cannot hide in the measure of it.
-#![allow(dead_code, unused_imports, reason = "every suite uses another part")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "every suite uses another part")]
 
 pub mod attack;
 pub mod audit;
