@@ -59,6 +59,7 @@ unsafe fn raw_syscall(nr: c_long, [a, b, c, d, e, f]: [usize; 6]) -> isize {
 /// Calls `syscall(libc::SYS_x, [..])` with up to six arguments, each converted to a machine word.
 macro_rules! sys {
     ($nr:ident $(, $arg:expr)* $(,)?) => {{
+        #[allow(unused_mut, reason = "a call without arguments")]
         let mut args = [0usize; 6];
         let mut _n = 0;
         $( args[_n] = $crate::sys::raw::Word::word($arg); _n += 1; )*
