@@ -7,3 +7,25 @@ mod user_namespace;
 
 pub use id_map::{IdExtent, IdMap};
 pub use user_namespace::UserNamespace;
+// Each is used by `Command`.
+#[allow(dead_code, reason = "Command takes these types")]
+mod capabilities;
+#[allow(dead_code, reason = "Command takes these types")]
+mod capability;
+mod nearest;
+mod protected_paths;
+#[allow(dead_code, reason = "Command takes these types")]
+mod rlimits;
+#[allow(dead_code, reason = "Command takes these types")]
+mod scheduler;
+mod signal;
+#[allow(dead_code, reason = "Command takes these types")]
+mod sysctl;
+
+pub use capabilities::Capabilities;
+pub use capability::{Capability, CapabilitySet};
+pub use protected_paths::{masked_paths, read_only_paths};
+pub use rlimits::{Resource, Rlimit};
+pub use scheduler::{IoPriority, Scheduler};
+pub use signal::Signal;
+pub use sysctl::Sysctl;
