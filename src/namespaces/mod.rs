@@ -18,6 +18,8 @@ mod protected_paths;
 mod rlimits;
 #[allow(dead_code, reason = "Command takes these types")]
 mod scheduler;
+#[allow(dead_code, reason = "Command takes these types")]
+pub mod seccomp;
 mod signal;
 #[allow(dead_code, reason = "Command takes these types")]
 mod sysctl;
@@ -27,5 +29,6 @@ pub use capability::{Capability, CapabilitySet};
 pub use protected_paths::{masked_paths, read_only_paths};
 pub use rlimits::{Resource, Rlimit};
 pub use scheduler::{IoPriority, Scheduler};
+pub use seccomp::Seccomp;
 pub use signal::Signal;
 pub use sysctl::Sysctl;
