@@ -12,6 +12,8 @@ pub use user_namespace::UserNamespace;
 mod capabilities;
 #[allow(dead_code, reason = "Command takes these types")]
 mod capability;
+#[allow(dead_code, reason = "Command takes these types")]
+mod landlock;
 mod nearest;
 mod protected_paths;
 #[allow(dead_code, reason = "Command takes these types")]
@@ -26,6 +28,7 @@ mod sysctl;
 
 pub use capabilities::Capabilities;
 pub use capability::{Capability, CapabilitySet};
+pub use landlock::{FsAccess, Landlock};
 pub use protected_paths::{masked_paths, read_only_paths};
 pub use rlimits::{Resource, Rlimit};
 pub use scheduler::{IoPriority, Scheduler};

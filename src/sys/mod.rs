@@ -11,6 +11,7 @@
 
 pub(crate) mod clone;
 pub(crate) mod dumpable;
+pub(crate) mod landlock;
 #[allow(dead_code, reason = "spawning and layers take the rest of the calls")]
 pub(crate) mod mount;
 pub(crate) mod raw;
