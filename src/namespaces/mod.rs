@@ -1,17 +1,11 @@
 //! Isolated processes.
 
-mod id_map;
-mod id_range;
-mod subordinate;
-mod user_namespace;
-
-pub use id_map::{IdExtent, IdMap};
-pub use user_namespace::UserNamespace;
-// Each is used by `Command`.
 #[allow(dead_code, reason = "Command takes these types")]
 mod capabilities;
 #[allow(dead_code, reason = "Command takes these types")]
 mod capability;
+mod id_map;
+mod id_range;
 #[allow(dead_code, reason = "Command takes these types")]
 mod landlock;
 mod nearest;
@@ -23,11 +17,14 @@ mod scheduler;
 #[allow(dead_code, reason = "Command takes these types")]
 pub mod seccomp;
 mod signal;
+mod subordinate;
 #[allow(dead_code, reason = "Command takes these types")]
 mod sysctl;
+mod user_namespace;
 
 pub use capabilities::Capabilities;
 pub use capability::{Capability, CapabilitySet};
+pub use id_map::{IdExtent, IdMap};
 pub use landlock::{FsAccess, Landlock};
 pub use protected_paths::{masked_paths, read_only_paths};
 pub use rlimits::{Resource, Rlimit};
@@ -35,3 +32,4 @@ pub use scheduler::{IoPriority, Scheduler};
 pub use seccomp::Seccomp;
 pub use signal::Signal;
 pub use sysctl::Sysctl;
+pub use user_namespace::UserNamespace;
