@@ -3,12 +3,14 @@
 //! | feature | kernel | fallback |
 //! |---------|--------|----------|
 //! | open_tree, move_mount, fsopen, fsconfig, fsmount, fspick | 5.2 | none: an error that says so |
+//! | bpf(BPF_PROG_TYPE_CGROUP_DEVICE) | 5.1 | v1 devices list where mounted, else an error that says so |
 //! | mount_setattr | 5.12 | none: an error that says so |
 //! | waitid(P_PIDFD) for user namespaces | 5.4 | none |
 #![allow(unsafe_code)]
 // Words, pids and flags cross the kernel boundary in several widths; the ABI fixes which.
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
+pub(crate) mod bpf;
 pub(crate) mod clone;
 pub(crate) mod dumpable;
 pub(crate) mod landlock;

@@ -1,0 +1,782 @@
+//! A group of processes and its limits.
+
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::os::fd::AsFd;
+
+use super::controller::Controllers;
+use super::dir::Dir;
+use super::layout::{Hierarchy, Layout};
+use super::limits::Limits;
+use super::node::{Node, enable, parent_v2};
+use super::settings;
+use crate::error::{Context, Error, ErrorKind, Result, SyscallError};
+
+/// How long processes that were sent SIGKILL may take to be gone.
+const DYING: Duration = Duration::from_secs(5);
+
+/// A group of processes with [`Limits`] that they share, their usage, and the power to freeze and to kill them all.
+///
+/// A cgroup that was made here ends with its value: **dropping it kills every process in it and removes it**.
+/// [`keep`](Self::keep) leaves it in place. One that was [opened](Self::open) is left alone.
+///
+/// ```no_run
+/// use coracle::{MIB, cgroups::{Cgroup, Limits}};
+///
+/// let jobs = Cgroup::create("jobs", &Limits::new().memory(512 * MIB).pids(100))?;
+/// let child = std::process::Command::new("make").spawn()?;
+/// jobs.add(child.id())?;
+/// println!("{:?}", jobs.stats()?.memory.current);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Where it is
+/// On v1 and in the hybrid layout below the own cgroup of the caller, in those hierarchies only that the limits need,
+/// and in the v2 one beside them.
+///
+/// v2 has no limits below a cgroup that holds processes, and the own cgroup holds at least the caller. So the new one goes into
+/// a cgroup `coracle` in the nearest cgroup above that holds no process and that the user may change. For a
+/// systemd service or session run by root that is its slice (and limits on the service itself do not bind the new
+/// cgroup); for a user's scope made with `systemd-run --user --scope`, `app.slice`. Where there is none, as in most containers,
+/// the error says so, and [`make_room`](Self::make_room) clears the own cgroup. `coracle` is removed with the last
+/// cgroup in it.
+#[derive(Debug)]
+pub struct Cgroup {
+    name: String,
+    unified: Option<Node>,
+    legacy: Vec<Node>,
+    owned: bool,
+}
+
+/// What a new process needs to be born in a cgroup.
+#[allow(dead_code, reason = "for namespaces::Command")]
+#[derive(Debug)]
+pub(crate) struct Attach {
+    /// The v2 directory, for `CLONE_INTO_CGROUP`.
+    pub(crate) into_cgroup: Option<OwnedFd>,
+    /// `cgroup.procs` of each v1 directory, open for writing: the new process writes `0`.
+    pub(crate) procs: Vec<OwnedFd>,
+    /// Joining moves the memory policy of the process's address space, which a `CLONE_VM` child shares with the host.
+    pub(crate) rebinds_memory: bool,
+}
+
+impl Cgroup {
+    /// Makes a cgroup `name`, which may be a relative path such as `jobs/7`: parents that are missing are made and removed
+    /// with it.
+    ///
+    /// # Errors
+    /// `InvalidInput` for limits or names that cannot be meant, `AlreadyExists`, `Unsupported` if the machine lacks a
+    /// controller, `PermissionDenied` and `Busy` with a [hint](crate::Error::hint) that says what to do.
+    pub fn create(name: impl AsRef<Path>, limits: &Limits) -> Result<Self> {
+        let name = relative(name.as_ref())?;
+        limits.check()?;
+        let what = || format!("create cgroup {name}");
+        let mut attempts = 0;
+        loop {
+            match Self::build(&name, limits, false) {
+                // This process was moved to another cgroup, or `coracle` removed by another process just now.
+                Err(err) if err.kind() == ErrorKind::NotFound && attempts < 10 => Layout::forget(),
+                other => return other.context(what),
+            }
+            attempts += 1;
+        }
+    }
+
+    /// Makes a cgroup at `path` counted from the top of each hierarchy, whatever cgroup the caller is in:
+    /// `/coracle/web` is `/sys/fs/cgroup/coracle/web` on v2 and `/sys/fs/cgroup/memory/coracle/web` and so on, on v1.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_at(path: impl AsRef<Path>, limits: &Limits) -> Result<Self> {
+        let name = absolute(path.as_ref())?;
+        limits.check()?;
+        Self::build(&name, limits, true).context(|| format!("create cgroup /{name}"))
+    }
+
+    /// A cgroup with a name of its own, for one command.
+    #[allow(dead_code, reason = "for namespaces::Command")]
+    pub(crate) fn create_unique(limits: &Limits) -> Result<Self> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        limits.check()?;
+        let mut attempts = 0;
+        loop {
+            let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let name = format!("coracle-{}-{number}", std::process::id());
+            match Self::build(&name, limits, false) {
+                // Left behind by a crashed process that had our number.
+                Err(err) if err.kind() == ErrorKind::AlreadyExists && attempts < 1000 => {}
+                Err(err) if err.kind() == ErrorKind::NotFound && attempts < 10 => Layout::forget(),
+                other => return other.context(|| "create a cgroup for the limits"),
+            }
+            attempts += 1;
+        }
+    }
+
+    fn build(name: &str, limits: &Limits, at_root: bool) -> Result<Self> {
+        let layout = Layout::current()?;
+        let plan = Plan::new(&layout, limits)?;
+        let mut cgroup =
+            Self { name: name.to_owned(), unified: None, legacy: Vec::new(), owned: true };
+        let base = |h: &Hierarchy| if at_root { h.root.clone() } else { h.own.clone() };
+        for hierarchy in plan.legacy {
+            // Dropped on failure, `cgroup` removes what it has made so far.
+            cgroup.legacy.push(Node::create_v1(hierarchy, &base(hierarchy), name)?);
+        }
+        if let Some(unified) = &layout.unified {
+            let made = (|| {
+                let parent = if at_root {
+                    enable(&unified.root, "", plan.unified)?;
+                    unified.root.clone()
+                } else {
+                    parent_v2(&layout, unified, plan.unified)?
+                };
+                Node::create_v2(&parent, name, plan.unified)
+            })();
+            match made {
+                Ok(node) => cgroup.unified = Some(node),
+                // It only adds convenience where v1 has all that was asked for.
+                Err(err)
+                    if err.kind() == ErrorKind::PermissionDenied
+                        && plan.unified.is_empty()
+                        && !plan.devices_v2
+                        && !cgroup.legacy.is_empty() => {}
+                Err(err) => return Err(err),
+            }
+        }
+        cgroup.apply(limits, true)?;
+        Ok(cgroup)
+    }
+
+    /// The cgroup at `path`, which someone else has made: counted from the top of each hierarchy if it begins with
+    /// `/`, from the caller's own cgroup otherwise. It is left alone when the value is dropped.
+    ///
+    /// # Errors
+    /// `NotFound` if no hierarchy has it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let at_root = path.is_absolute();
+        let name = if at_root { absolute(path)? } else { relative(path)? };
+        let layout = Layout::current()?;
+        let open = |hierarchy: &Hierarchy, v2| {
+            let base: &Arc<Dir> = if at_root { &hierarchy.root } else { &hierarchy.own };
+            Node::open(hierarchy, v2, base, &name)
+        };
+        let cgroup = Self {
+            unified: layout.unified.as_ref().and_then(|h| open(h, true)),
+            legacy: layout.legacy.iter().filter_map(|h| open(h, false)).collect(),
+            owned: false,
+            name,
+        };
+        if cgroup.nodes().next().is_none() {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("open cgroup {}: no hierarchy has it", path.display()),
+            ));
+        }
+        Ok(cgroup)
+    }
+
+    /// Moves every process of the caller's own v2 cgroup, the caller among them, into a child of it, so that cgroups with
+    /// limits can be made below. Returns the new place. Call it only in a cgroup that is yours: a container's, or a
+    /// delegated systemd unit (systemd's manual calls this the way to use `Delegate=yes`).
+    ///
+    /// # Errors
+    /// `Unsupported` without v2, `PermissionDenied` if the cgroup is not delegated.
+    pub fn make_room() -> Result<PathBuf> {
+        let layout = Layout::current()?;
+        let Some(unified) = &layout.unified else {
+            return Err(Error::unsupported("make room in the own cgroup: there is no cgroup v2")
+                .with_hint("v1 has limits below a cgroup with processes; there is nothing to do"));
+        };
+        let leaf = "coracle-host";
+        let path = unified.own.join(leaf);
+        let attempt = || -> Result<(), SyscallError> {
+            match unified.own.mkdir(leaf) {
+                Err(err) if err.errno != libc::EEXIST => return Err(err),
+                _ => {}
+            }
+            // Until no process is left: one may fork meanwhile.
+            loop {
+                let procs = unified.own.read("cgroup.procs")?;
+                if procs.trim().is_empty() {
+                    return Ok(());
+                }
+                for pid in procs.lines() {
+                    match unified.own.write("coracle-host/cgroup.procs", pid) {
+                        Err(err) if err.errno != libc::ESRCH => return Err(err),
+                        _ => {}
+                    }
+                }
+            }
+        };
+        let moved = attempt().context(|| format!("move the own processes to {}", path.display()));
+        Layout::forget();
+        moved.map_err(|err| {
+            err.with_hint(
+                "have the cgroup delegated: systemd-run --user --scope -p Delegate=yes, or Delegate=yes in the unit",
+            )
+        })?;
+        Ok(path)
+    }
+
+    /// The name or path it was made or opened with, without a leading `/`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its directories, one for each hierarchy it is in.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.nodes().map(Node::path).collect()
+    }
+
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.unified.iter().chain(&self.legacy)
+    }
+
+    /// The v2 directory.
+    pub(super) fn unified(&self) -> Option<&Node> {
+        self.unified.as_ref()
+    }
+
+    /// The v1 directory for `controller`.
+    pub(super) fn legacy(&self, controller: Controllers) -> Option<&Node> {
+        self.legacy.iter().find(|node| node.controllers.contains(controller))
+    }
+
+    /// The directory in which `controller` counts.
+    pub(super) fn node(&self, controller: Controllers) -> Option<&Node> {
+        self.legacy(controller)
+            .or_else(|| self.unified().filter(|node| node.controllers.contains(controller)))
+    }
+
+    /// Changes limits while the processes run. Only those that `limits` sets are touched.
+    ///
+    /// # Errors
+    /// `Unsupported` for a controller that was not asked for when the cgroup was made
+    /// (see [`Limits::accounting`]); `Busy` on v1 if the processes use more memory than that.
+    pub fn set(&self, limits: &Limits) -> Result<()> {
+        limits.check()?;
+        self.apply(limits, false).context(|| format!("change the limits of cgroup {}", self.name))
+    }
+
+    fn apply(&self, limits: &Limits, fresh: bool) -> Result<()> {
+        if !fresh {
+            self.check_reach(limits)?;
+        }
+        if let Some(unified) = &self.unified
+            && (!unified.controllers.is_empty() || !limits.unified.is_empty())
+        {
+            unified.apply(&settings::v2(limits, fresh))?;
+        }
+        let v1_limits = || {
+            let swap_now = if fresh { None } else { self.swap_now_v1() };
+            settings::v1(limits, fresh, swap_now)
+        };
+        let legacy_controllers: Controllers =
+            self.legacy.iter().map(|node| node.controllers).collect();
+        if legacy_controllers.intersects(limits.controllers()) {
+            let settings = v1_limits()?;
+            for node in &self.legacy {
+                node.apply(&settings)?;
+            }
+        }
+        if let Some(rules) = &limits.devices {
+            match (self.legacy(Controllers::DEVICES), &self.unified) {
+                (Some(node), _) => node.devices_v1(rules)?,
+                (None, Some(node)) => node.devices_v2(rules, fresh)?,
+                (None, None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_reach(&self, limits: &Limits) -> Result<()> {
+        let mut wanted = limits.controllers();
+        if self.unified.is_some() && self.legacy(Controllers::DEVICES).is_none() {
+            wanted -= Controllers::DEVICES;
+        }
+        for controller in wanted.iter() {
+            if self.node(controller).is_none() {
+                return Err(Error::unsupported(format!(
+                    "limit {} in a cgroup made without it",
+                    controller.list()
+                ))
+                .with_hint("ask for it when the cgroup is made, or use Limits::accounting there"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The swap space that v1 has on top of the memory limit.
+    fn swap_now_v1(&self) -> Option<u64> {
+        let node = self.legacy(Controllers::MEMORY)?;
+        let number = |file| node.read(file).ok()?.trim().parse::<u64>().ok();
+        let sum = number("memory.memsw.limit_in_bytes")?;
+        // Without a limit the kernel reports the largest multiple of a page.
+        let unlimited = |bytes: u64| bytes >= i64::MAX as u64 - (1 << 16);
+        let memory = number("memory.limit_in_bytes")?;
+        match (unlimited(sum), unlimited(memory)) {
+            (true, false) => Some(u64::MAX),
+            (true, true) => Some(0),
+            _ => Some(sum.saturating_sub(memory)),
+        }
+    }
+
+    /// Moves the process `pid`, with all its threads, into the cgroup. What it forks from then on is born
+    /// there; memory it has already stays charged where it was.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such process; `PermissionDenied` if the user may not move it.
+    pub fn add(&self, pid: u32) -> Result<()> {
+        let pid = pid.to_string();
+        for node in self.nodes() {
+            node.write("cgroup.procs", &pid)
+                .context(|| format!("move process {pid} into cgroup {}", self.name))
+                .map_err(|err| match err.raw_os_error() {
+                    Some(libc::EACCES | libc::EPERM) => err.with_hint(
+                        "moving takes write access to cgroup.procs of the nearest cgroup above both places",
+                    ),
+                    Some(libc::ENOSPC) => err.with_hint("its cpuset has no cpus or no memory nodes"),
+                    _ => err,
+                })?;
+        }
+        Ok(())
+    }
+
+    /// The ids of the processes in it and in cgroups below it, as this pid namespace numbers them.
+    ///
+    /// # Errors
+    /// `NotFound` once it has been removed.
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        let mut found = Vec::new();
+        // v1 hierarchies may differ if someone moved a process by hand.
+        for node in self.nodes() {
+            node.processes(&mut found)
+                .context(|| format!("list the processes of cgroup {}", self.name))?;
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Stops every process in it until [`thaw`](Self::thaw); returns when they all stand still. They do not notice.
+    /// (`cgroup.freeze` of Linux 5.2, or the v1 freezer).
+    ///
+    /// # Errors
+    /// `Unsupported` without either; `TimedOut` if a process is stuck in the kernel.
+    pub fn freeze(&self) -> Result<()> {
+        self.set_frozen(true).context(|| format!("freeze cgroup {}", self.name))
+    }
+
+    /// Lets the processes go on.
+    ///
+    /// # Errors
+    /// As [`freeze`](Self::freeze).
+    pub fn thaw(&self) -> Result<()> {
+        self.set_frozen(false).context(|| format!("thaw cgroup {}", self.name))
+    }
+
+    fn set_frozen(&self, frozen: bool) -> Result<()> {
+        let until = Instant::now() + DYING;
+        let stuck = || Error::new(ErrorKind::TimedOut, "wait for every process to stop");
+        if let Some(node) = self.unified().filter(|node| node.has("cgroup.freeze")) {
+            node.write("cgroup.freeze", if frozen { "1" } else { "0" })
+                .context(|| format!("write in {}", node.path().display()))?;
+            // A thaw takes effect at once; only a freeze has to reach every process.
+            let wanted = if frozen { "frozen 1" } else { "" };
+            return if wait_event(node, wanted, until)? { Ok(()) } else { Err(stuck()) };
+        }
+        let Some(node) = self.legacy(Controllers::FREEZER) else {
+            return Err(Error::unsupported("find a freezer for this cgroup").with_hint(
+                "cgroup v2 has one since Linux 5.2; on v1: mount -t cgroup -o freezer none /sys/fs/cgroup/freezer",
+            ));
+        };
+        let state = if frozen { "FROZEN" } else { "THAWED" };
+        let in_state = || format!("write {state} in {}", node.path().display());
+        loop {
+            // Written again and again, as processes that fork while being frozen may slip through.
+            node.write("freezer.state", state).context(in_state)?;
+            if node.read("freezer.state").context(in_state)?.trim() == state {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(stuck());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Sends SIGKILL to every process in it and below it, so that none can slip away by forking
+    /// (`cgroup.kill` of Linux 5.14; before that by freezing first, or by repeating). Returns when they are gone,
+    /// apart from their exit status, which their parents still have to collect.
+    ///
+    /// # Errors
+    /// `TimedOut` if a process does not die within five seconds, being stuck in the kernel.
+    pub fn kill(&self) -> Result<()> {
+        self.kill_until(Instant::now() + DYING).context(|| format!("kill cgroup {}", self.name))
+    }
+
+    fn kill_until(&self, until: Instant) -> Result<()> {
+        if let Some(node) = self.unified() {
+            match node.write("cgroup.kill", "1") {
+                Ok(()) => _ = wait_event(node, "populated 0", until)?,
+                Err(err) if err.errno == libc::ENOENT && !node.has("cgroup.procs") => {}
+                Err(err) if err.errno == libc::ENOENT => {}
+                Err(err) => return Err(err).context(|| "write to cgroup.kill"),
+            }
+        }
+        // Those that are in a v1 directory only, or on a kernel without cgroup.kill.
+        let mut pause = Duration::from_micros(100);
+        loop {
+            let processes = match self.processes() {
+                Err(err) if err.kind() == ErrorKind::NotFound => return Ok(()),
+                other => other?,
+            };
+            if processes.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(Error::new(
+                    ErrorKind::TimedOut,
+                    format!("wait for {} processes to die", processes.len()),
+                ));
+            }
+            self.signal_all();
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    /// One round of SIGKILL, with the freezer's help where there is one.
+    fn signal_all(&self) {
+        let freezer = self.legacy(Controllers::FREEZER);
+        if let Some(node) = freezer {
+            _ = node.write("freezer.state", "FROZEN");
+        }
+        // Read again: only now can no process fork. One that is gone by now is fine.
+        for pid in self.processes().unwrap_or_default() {
+            if let Ok(pid) = i32::try_from(pid)
+                && pid > 0
+            {
+                _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        if let Some(node) = freezer {
+            _ = node.write("freezer.state", "THAWED");
+        }
+        if let Some(node) = self.unified() {
+            _ = node.write("cgroup.freeze", "0");
+        }
+    }
+
+    /// Leaves the cgroup and its processes in place when the value is dropped.
+    #[must_use = "without the returned value it is gone"]
+    pub fn keep(mut self) -> Self {
+        self.owned = false;
+        self
+    }
+
+    /// Kills every process in it and removes it, also one that was only opened.
+    ///
+    /// # Errors
+    /// `TimedOut` or `Busy` if a process does not die.
+    pub fn delete(mut self) -> Result<()> {
+        self.owned = false;
+        self.end().context(|| format!("delete cgroup {}", self.name))
+    }
+
+    fn end(&mut self) -> Result<()> {
+        // Nearly always the processes have ended, and this is all there is to do.
+        let mut clean = true;
+        for node in self.unified.iter_mut().chain(&mut self.legacy) {
+            clean &= node.remove().is_ok();
+        }
+        if clean {
+            return Ok(());
+        }
+        let until = Instant::now() + DYING;
+        let killed = self.kill_until(until);
+        let mut removed = Ok(());
+        for node in self.unified.iter_mut().chain(&mut self.legacy) {
+            removed = removed.and(
+                node.remove_tree(until).context(|| format!("remove {}", node.path().display())),
+            );
+        }
+        // A process that would not die is the reason why its cgroup could not be removed.
+        killed.and(removed)
+    }
+
+    /// The descriptors with which a new process joins.
+    #[allow(dead_code, reason = "for namespaces::Command")]
+    pub(crate) fn attach(&self) -> Result<Attach> {
+        let joining = || format!("prepare to join cgroup {}", self.name);
+        let into_cgroup = match &self.unified {
+            Some(node) => Some(node.open_dir().context(joining)?),
+            None => None,
+        };
+        let open = |node: &Node| node.open_file("cgroup.procs", OFlag::O_WRONLY).context(joining);
+        Ok(Attach {
+            into_cgroup,
+            procs: self.legacy.iter().map(open).collect::<Result<_>>()?,
+            rebinds_memory: self.legacy(Controllers::CPUSET).is_some(),
+        })
+    }
+
+    /// How many processes in it were killed because memory ran out; 0 where memory is not limited.
+    #[allow(dead_code, reason = "for namespaces::Command")]
+    pub(crate) fn oom_kills(&self) -> Result<u64> {
+        let Some(node) = self.node(Controllers::MEMORY) else { return Ok(0) };
+        let file = if node.v2 { "memory.events" } else { "memory.oom_control" };
+        let text = node.read(file).context(|| format!("count the OOM kills of {}", self.name))?;
+        Ok(super::stats::field(&text, "oom_kill").unwrap_or(0))
+    }
+
+    /// The memory limit in bytes, if there is one.
+    #[allow(dead_code, reason = "for namespaces::Command")]
+    pub(crate) fn memory_limit(&self) -> Option<u64> {
+        let node = self.node(Controllers::MEMORY)?;
+        let file = if node.v2 { "memory.max" } else { "memory.limit_in_bytes" };
+        super::stats::limit(&node.read(file).ok()?)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if self.owned {
+            // Nobody is left to tell; what stays is an empty directory, or a process that cannot be killed.
+            _ = self.end();
+        }
+    }
+}
+
+/// Waits until a line of `cgroup.events` reads `wanted`; the empty string needs no waiting.
+fn wait_event(node: &Node, wanted: &str, until: Instant) -> Result<bool> {
+    use std::os::unix::fs::FileExt;
+    if wanted.is_empty() {
+        return Ok(true);
+    }
+    let what = || format!("watch cgroup.events in {}", node.path().display());
+    let file = std::fs::File::from(node.open_file("cgroup.events", OFlag::O_RDONLY).context(what)?);
+    let mut text = [0; 256];
+    loop {
+        let length = match file.read_at(&mut text, 0) {
+            // Removed by someone else.
+            Err(err) if err.raw_os_error() == Some(libc::ENODEV) => return Ok(true),
+            other => other.context(what)?,
+        };
+        let text = std::str::from_utf8(&text[..length]).unwrap_or_default();
+        if text.lines().any(|line| line == wanted) {
+            return Ok(true);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno).context(what),
+        }
+    }
+}
+
+/// Which hierarchies a set of limits needs.
+struct Plan<'a> {
+    legacy: Vec<&'a Hierarchy>,
+    /// The controllers that v2 has to carry.
+    unified: Controllers,
+    /// The device rules become a program on v2.
+    devices_v2: bool,
+}
+
+impl<'a> Plan<'a> {
+    fn new(layout: &'a Layout, limits: &Limits) -> Result<Self> {
+        let mut plan = Self {
+            legacy: Vec::with_capacity(4),
+            unified: Controllers::empty(),
+            devices_v2: false,
+        };
+        let v2_has = layout.unified.as_ref().map_or(Controllers::empty(), |u| u.controllers);
+        for (key, _) in &limits.unified {
+            let controller = Controllers::of_key(key);
+            if layout.unified.is_none() || !v2_has.contains(controller) {
+                return Err(Error::unsupported(format!(
+                    "set {key}: cgroup v2 does not have it here"
+                ))
+                .with_hint("the controller is on v1, or this kernel does not have it"));
+            }
+        }
+        for controller in limits.controllers().iter() {
+            plan.add(layout, v2_has, controller).ok_or_else(|| missing(layout, controller))?;
+        }
+        if limits.accounting {
+            let counted =
+                Controllers::CPU | Controllers::MEMORY | Controllers::PIDS | Controllers::IO;
+            for controller in counted.iter() {
+                // What this kernel cannot count stays `None` in the stats.
+                _ = plan.add(layout, v2_has, controller);
+            }
+            if layout.unified.is_none() {
+                _ = plan.add(layout, v2_has, Controllers::CPUACCT);
+            }
+        }
+        if layout.unified.is_none() {
+            // To freeze, to kill without a race, and to have a place at all.
+            if plan.add(layout, v2_has, Controllers::FREEZER).is_none() && plan.legacy.is_empty() {
+                plan.legacy.extend(layout.legacy.first());
+            }
+        }
+        Ok(plan)
+    }
+
+    fn add(&mut self, layout: &'a Layout, v2_has: Controllers, one: Controllers) -> Option<()> {
+        if let Some(hierarchy) = layout.legacy(one) {
+            if !self.legacy.iter().any(|h| std::ptr::eq(*h, hierarchy)) {
+                self.legacy.push(hierarchy);
+            }
+        } else if v2_has.contains(one) {
+            self.unified |= one;
+        } else if one == Controllers::DEVICES && layout.unified.is_some() {
+            self.devices_v2 = true;
+        } else {
+            return None;
+        }
+        Some(())
+    }
+}
+
+fn missing(layout: &Layout, controller: Controllers) -> Error {
+    let name = controller.list();
+    let err = Error::unsupported(format!("find the cgroup controller {name}"));
+    if layout.unreachable.contains(controller) {
+        let v1 = if controller == Controllers::IO { "blkio" } else { name.as_str() };
+        return err.with_hint(format!(
+            "its v1 hierarchy is not mounted where this process can reach it: \
+             mount -t cgroup -o {v1} none /sys/fs/cgroup/{v1}"
+        ));
+    }
+    let known = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
+    let on_kernel = known.lines().find_map(|line| {
+        let mut fields = line.split_whitespace();
+        (Controllers::from_names([fields.next()?]) == controller)
+            .then(|| fields.last() == Some("1"))
+    });
+    match (on_kernel, &layout.unified) {
+        (Some(true), Some(unified)) => err.with_hint(format!(
+            "{} does not offer it: have it delegated (systemd-run --user --scope -p Delegate={name}), or \
+             write +{name} to cgroup.subtree_control of each cgroup above",
+            unified.root.join("cgroup.controllers").display()
+        )),
+        (Some(true), None) => {
+            err.with_hint(format!("mount -t cgroup -o {name} none /sys/fs/cgroup/{name}"))
+        }
+        (Some(false), _) => err.with_hint(format!("boot with cgroup_enable={name}")),
+        (None, _) => err.with_hint("this kernel was built without it"),
+    }
+}
+
+/// A name below the own cgroup, without any trick in it.
+fn relative(name: &Path) -> Result<String> {
+    let plain = name.components().all(|part| matches!(part, Component::Normal(_)));
+    let refuse = |why| Err(Error::invalid(format!("use {name:?} as the name of a cgroup: {why}")));
+    let Some(text) = name.to_str() else { return refuse("it is not UTF-8") };
+    if text.is_empty() {
+        return refuse("it is empty");
+    }
+    // `components` passes over `.` and doubled slashes inside.
+    if !plain || text.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return refuse("it must be a plain relative path");
+    }
+    if text.contains(['\0', '\n']) {
+        return refuse("it holds a NUL or a line break");
+    }
+    if text.split('/').any(|part| part.len() > 255) || text.len() > 3000 {
+        return refuse("it is too long");
+    }
+    // The kernel's own files live in the same directory.
+    if text.split('/').any(is_interface_file) {
+        return refuse("it looks like one of the kernel's own files");
+    }
+    Ok(text.to_owned())
+}
+
+fn absolute(path: &Path) -> Result<String> {
+    let Ok(below) = path.strip_prefix("/") else {
+        return Err(Error::invalid(format!(
+            "use {path:?} as the path of a cgroup: it must begin with /"
+        )));
+    };
+    relative(below)
+}
+
+fn is_interface_file(name: &str) -> bool {
+    name.starts_with("cgroup.")
+        || matches!(name, "tasks" | "notify_on_release" | "release_agent")
+        || !Controllers::of_key(name).is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        let long = "x".repeat(256);
+        for name in [
+            "",
+            ".",
+            "..",
+            "/",
+            "a/..",
+            "../a",
+            "a/../b",
+            "a//b",
+            "a/./b",
+            "./a",
+            "/a",
+            "a\0b",
+            "a\nb",
+            "cgroup.procs",
+            "a/tasks",
+            "memory.max",
+            &long,
+        ] {
+            let err = relative(Path::new(name)).unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::InvalidInput, "{name:?}");
+        }
+        for path in ["a", "/", "/../a", "/a/../b", ""] {
+            assert!(absolute(Path::new(path)).is_err(), "{path:?}");
+        }
+        assert_eq!(relative(Path::new("jobs/7.old")).unwrap(), "jobs/7.old");
+        assert_eq!(absolute(Path::new("/coracle/web")).unwrap(), "coracle/web");
+    }
+
+    #[test]
+    fn a_command_gets_a_cgroup_and_leaves_none() {
+        let limits = Limits::new().memory(64 << 20).pids(10).cpus(0.5);
+        let cgroup = match Cgroup::create_unique(&limits) {
+            // The integration tests say aloud what this machine does not allow.
+            Err(err) if matches!(err.kind(), ErrorKind::PermissionDenied | ErrorKind::Busy) => {
+                return;
+            }
+            other => other.unwrap(),
+        };
+        let paths = cgroup.paths();
+        assert!(!paths.is_empty() && paths.iter().all(|path| path.is_dir()), "{paths:?}");
+        let attach = cgroup.attach().unwrap();
+        assert!(attach.into_cgroup.is_some() || !attach.procs.is_empty());
+        assert!(!attach.rebinds_memory);
+        assert_eq!(cgroup.oom_kills().unwrap(), 0);
+        assert_eq!(cgroup.memory_limit(), Some(64 << 20));
+        drop(cgroup);
+        assert!(paths.iter().all(|path| !path.exists()), "{paths:?}");
+    }
+}
