@@ -192,7 +192,8 @@ impl Capabilities {
         self.bounding.union(self.permitted).union(self.inheritable).bits()
     }
 
-    /// The five sets cut down to `known`, the capabilities the kernel has (bits 0 to `cap_last_cap`).
+    /// The five sets cut down to `known`: the capabilities that the kernel has (bits 0 to `cap_last_cap`) and the
+    /// caller can give.
     ///
     /// # Errors
     ///

@@ -92,28 +92,36 @@ impl Assembler {
         self.emit(LOAD, 0, 0, DATA_ARCH)
     }
 
-    /// A balanced search for the call's number among `starts`, sorted, the first of them 0: goes to the
-    /// label of the last start that is not above the number.
+    /// A search for the call's number among `starts`, sorted, the first of them 0: goes to the label of the last
+    /// start that is not above the number.
+    ///
+    /// It is balanced by how many numbers lie on either side, not by how many ranges: when a filter is loaded the
+    /// kernel runs it for every number, to remember which calls are always allowed (since Linux 5.11). Those
+    /// instructions, and the length of the program, are what a filter costs at spawn.
     pub(super) fn dispatch(&mut self, starts: &[(u32, Label)]) -> Label {
-        self.search(starts);
+        if let [(_, only)] = starts {
+            self.jump(*only);
+        } else {
+            self.search(starts, u32::MAX);
+        }
         self.emit(LOAD, 0, 0, DATA_NR)
     }
 
-    fn search(&mut self, starts: &[(u32, Label)]) -> Label {
-        match starts {
-            [(_, only)] => self.jump(*only),
-            _ => self.subtree(starts),
+    /// `end` is where the last of `starts` ends.
+    fn search(&mut self, starts: &[(u32, Label)], end: u32) -> Label {
+        if let [(_, only)] = starts {
+            return *only;
         }
-    }
-
-    fn subtree(&mut self, starts: &[(u32, Label)]) -> Label {
-        let middle = starts.len() / 2;
-        if middle == 0 {
-            return starts[0].1;
-        }
-        let (low, high) = starts.split_at(middle);
-        let at_or_above = self.subtree(high);
-        let below = self.subtree(low);
+        let first = starts[0].0;
+        // Past the table's end lie four thousand million numbers that nobody calls.
+        let end_that_counts = end.min(starts[starts.len() - 1].0.saturating_add(8));
+        let middle = u64::from(first) + u64::from(end_that_counts);
+        let above = (1..starts.len())
+            .min_by_key(|at| (2 * u64::from(starts[*at].0)).abs_diff(middle))
+            .unwrap_or(1);
+        let (low, high) = starts.split_at(above);
+        let at_or_above = self.search(high, end);
+        let below = self.search(low, high[0].0);
         self.branch(JUMP_GE, high[0].0, at_or_above, below)
     }
 
