@@ -21,6 +21,7 @@ mod subordinate;
 #[allow(dead_code, reason = "Command takes these types")]
 mod sysctl;
 mod user_namespace;
+mod users;
 
 pub use capabilities::Capabilities;
 pub use capability::{Capability, CapabilitySet};

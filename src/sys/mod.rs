@@ -6,6 +6,7 @@
 //! | bpf(BPF_PROG_TYPE_CGROUP_DEVICE) | 5.1 | v1 devices list where mounted, else an error that says so |
 //! | mount_setattr | 5.12 | none: an error that says so |
 //! | Landlock | 5.13; truncate 6.2, TCP 6.7, device ioctl 6.10, scopes 6.12 | an error that says so, or less restriction if `best_effort` asks for it |
+//! | openat2 | 5.6 | a walk that opens one component at a time |
 //! | waitid(P_PIDFD) for user namespaces | 5.4 | none |
 #![allow(unsafe_code)]
 // Words, pids and flags cross the kernel boundary in several widths; the ABI fixes which.
@@ -18,4 +19,5 @@ pub(crate) mod landlock;
 #[allow(dead_code, reason = "spawning and layers take the rest of the calls")]
 pub(crate) mod mount;
 pub(crate) mod raw;
+pub(crate) mod root_dir;
 pub(crate) mod user_namespace;
