@@ -5,6 +5,9 @@
 //! | open_tree, move_mount, fsopen, fsconfig, fsmount, fspick | 5.2 | none: an error that says so |
 //! | bpf(BPF_PROG_TYPE_CGROUP_DEVICE) | 5.1 | v1 devices list where mounted, else an error that says so |
 //! | mount_setattr | 5.12 | none: an error that says so |
+//! | idmapped layers of a stack | 5.19 | an error with a hint, or the host's ids if `host_ids` asks for them |
+//! | overlay in a user namespace | 5.11 | none: an error that says so |
+//! | overlay layers by descriptor, detached ones, copies of detached mounts | 6.13, 6.15, 6.15 | attached in a mount namespace of their own, under short names |
 //! | Landlock | 5.13; truncate 6.2, TCP 6.7, device ioctl 6.10, scopes 6.12 | an error that says so, or less restriction if `best_effort` asks for it |
 //! | openat2 | 5.6 | a walk that opens one component at a time |
 //! | waitid(P_PIDFD) for user namespaces | 5.4 | none |
@@ -20,4 +23,7 @@ pub(crate) mod landlock;
 pub(crate) mod mount;
 pub(crate) mod raw;
 pub(crate) mod root_dir;
+pub(crate) mod signals;
 pub(crate) mod user_namespace;
+#[allow(dead_code, reason = "used by the feature `layers`")]
+pub(crate) mod worker;

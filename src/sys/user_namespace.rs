@@ -8,6 +8,7 @@ use std::ptr;
 
 use super::clone::{CloneArgs, Stack, clone};
 use super::raw::{Errno, sys};
+use super::signals::SignalsBlocked;
 use crate::error::SyscallError;
 
 /// A process in a new, unmapped user namespace, which sleeps until this value is dropped.
@@ -38,7 +39,7 @@ impl Holder {
         // No SIGCHLD: the host's handlers and `wait` calls must not see it.
         args.exit_signal = 0;
         let parent = std::process::id() as usize;
-        let blocked = AllSignalsBlocked::new();
+        let blocked = SignalsBlocked::new();
         // SAFETY: `pidfd` is writable until the call returns. The stack lives in the value returned, whose
         // drop frees it only after the process is gone. `sleep` uses no memory but its stack and makes raw
         // system calls only; its argument is a number.
@@ -103,41 +104,6 @@ extern "C" fn sleep(parent: *mut c_void) -> ! {
         loop {
             let _ = sys!(SYS_exit_group, 0);
         }
-    }
-}
-
-/// All signals blocked in this thread, including those that the C library keeps for itself.
-#[derive(Debug)]
-struct AllSignalsBlocked {
-    before: u64,
-}
-
-/// Bytes in the kernel's signal set, one bit for each of the 64 signals.
-const SIGSET_SIZE: usize = 8;
-
-impl AllSignalsBlocked {
-    fn new() -> Self {
-        let (all, mut before) = (u64::MAX, 0);
-        // SAFETY: both pointers lead to sets of the size given. With valid arguments it cannot fail.
-        let _ = unsafe {
-            sys!(
-                SYS_rt_sigprocmask,
-                libc::SIG_SETMASK,
-                &raw const all,
-                &raw mut before,
-                SIGSET_SIZE
-            )
-        };
-        Self { before }
-    }
-}
-
-impl Drop for AllSignalsBlocked {
-    fn drop(&mut self) {
-        // SAFETY: as in `new`.
-        let _ = unsafe {
-            sys!(SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const self.before, 0usize, SIGSET_SIZE)
-        };
     }
 }
 

@@ -1,0 +1,334 @@
+//! Makes an overlay file system that no mount table shows.
+//!
+//! On kernels that take layers as descriptors (Linux 6.13) and detached mounts as layers (about 6.15), nothing
+//! is ever attached: [`Assembly::detached`]. Older ones get a mount namespace made for the purpose, with
+//! the layers under short names, since there the kernel also limits the options to a page:
+//! [`Assembly::attached`]. Which it is, is found out by trying. See
+//! <https://docs.kernel.org/filesystems/overlayfs.html>.
+
+use std::ffi::{CStr, CString};
+use std::fmt::Write;
+use std::fs::metadata;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{getegid, geteuid};
+
+use super::directory::{Directory, HANDLE, c_string};
+use super::id_mapping::{MappedTree, map_ids};
+use super::scratch::Scratch;
+use crate::error::{Context, Error, Result, SyscallError};
+use crate::namespaces::UserNamespace;
+use crate::sys::mount::{MountAttr, OpenTree};
+use crate::sys::worker::{At, Slot, Worker};
+
+/// Whose ids the files of a stack have.
+#[derive(Clone, Debug)]
+pub(super) enum Ids {
+    /// Those on disk.
+    Host,
+    /// Those on disk, seen through this user namespace: the kernel maps them.
+    Mapped(UserNamespace),
+    /// Those on disk; but only this user namespace gives the caller the right to mount at all.
+    Joined(UserNamespace),
+}
+
+/// The layer on top.
+#[derive(Debug)]
+pub(super) enum Top {
+    Nothing,
+    Scratch(Scratch),
+    /// In memory, and gone with the stack.
+    Memory,
+}
+
+/// A finished overlay.
+#[derive(Debug)]
+pub(super) struct Overlay {
+    /// A mount of it: detached, or attached in `namespace` only.
+    pub(super) mount: OwnedFd,
+    pub(super) namespace: Option<OwnedFd>,
+    /// The layer on top, open for reading, if it was made in memory.
+    pub(super) memory: Option<OwnedFd>,
+}
+
+/// What an overlay is made of.
+#[derive(Debug)]
+pub(super) struct Assembly<'a> {
+    /// Lowest first.
+    lowers: &'a [Directory],
+    top: &'a Top,
+    ids: &'a Ids,
+    trees: Vec<MappedTree>,
+    /// For each of `lowers`, then the scratch directory: which of `trees` it lies in.
+    tree_of: Vec<usize>,
+}
+
+/// Options that keep a stack in the form that other tools read: every changed file is there whole, and
+/// hides what it replaces by nothing but its place.
+const OPTIONS: [(&CStr, &CStr); 3] =
+    [(c"redirect_dir", c"nofollow"), (c"metacopy", c"off"), (c"index", c"off")];
+
+/// Device nodes of an image are never to be trusted: a container's come with its `/dev`.
+const ATTRIBUTES: MountAttr = MountAttr::NO_DEV;
+
+impl<'a> Assembly<'a> {
+    pub(super) fn new(lowers: &'a mut [Directory], top: &'a mut Top, ids: &'a Ids) -> Result<Self> {
+        let (mut trees, mut tree_of) = (Vec::new(), Vec::new());
+        if let Ids::Mapped(namespace) = ids {
+            let mut all: Vec<&mut Directory> = lowers.iter_mut().collect();
+            if let Top::Scratch(scratch) = top {
+                all.push(&mut scratch.directory);
+            }
+            (trees, tree_of) = map_ids(&mut all, namespace)?;
+        }
+        Ok(Self { lowers, top, ids, trees, tree_of })
+    }
+
+    pub(super) fn build(&self) -> Result<Overlay> {
+        match self.detached()? {
+            Err(err) if err.errno == libc::EINVAL => self.attached()?,
+            other => other,
+        }
+        .context(|| "mount the overlay")
+    }
+
+    /// Layers as descriptors, and nothing attached but, for the caller without privilege, the result in a
+    /// namespace of its own: he has no other right to copy it.
+    pub(super) fn detached(&self) -> Result<Result<Overlay, SyscallError>> {
+        let mut worker = Worker::new();
+        let joined = matches!(self.ids, Ids::Joined(_));
+        self.enter(&mut worker, joined)?;
+        self.become_root(&mut worker)?;
+        let overlay = worker.fsopen(c"overlay");
+        for lower in self.lowers.iter().rev() {
+            let lower = self.open(&mut worker, lower)?;
+            worker.fs_fd(overlay, c"lowerdir+", lower);
+        }
+        let mut memory = None;
+        match self.top {
+            Top::Nothing if self.lowers.len() > 1 => {}
+            Top::Nothing => {
+                let empty = tmpfs(&mut worker);
+                worker.fs_fd(overlay, c"lowerdir+", empty);
+            }
+            Top::Scratch(scratch) => {
+                let scratch = self.open(&mut worker, &scratch.directory)?;
+                set_top(&mut worker, overlay, scratch);
+            }
+            Top::Memory => {
+                let scratch = tmpfs(&mut worker);
+                worker.mkdir(scratch, c"upper".into(), 0o755);
+                worker.mkdir(scratch, c"work".into(), 0o700);
+                set_top(&mut worker, overlay, scratch.into());
+                memory = Some(open_upper(&mut worker, scratch, c"upper"));
+            }
+        }
+        for (key, value) in OPTIONS {
+            worker.fs_string(overlay, key, value.into());
+        }
+        if self.user_xattr() {
+            worker.fs_flag(overlay, c"userxattr");
+        }
+        worker.fs_create(overlay);
+        let mount = worker.fsmount(overlay, self.attributes());
+        let namespace = joined.then(|| {
+            worker.move_mount(mount, At::Cwd, c"/".into());
+            worker.fchdir(mount);
+            keep_namespace(&mut worker)
+        });
+        Ok(run(worker, mount, namespace, memory))
+    }
+
+    /// Everything attached in a mount namespace of its own: below the mount point, an in-memory directory,
+    /// are the overlay `o`, the idmapped trees `m0`, `m1` ..., the layers `0`, `1` ... as links into these or
+    /// into the host's directories, and `s`, the scratch directory, in the same way.
+    pub(super) fn attached(&self) -> Result<Result<Overlay, SyscallError>> {
+        let mut worker = Worker::new();
+        self.enter(&mut worker, true)?;
+        let base = tmpfs(&mut worker);
+        worker.move_mount(base, At::Cwd, c"/".into());
+        worker.fchdir(base);
+        worker.mkdir(base, c"o".into(), 0o700);
+        for (i, tree) in self.trees.iter().enumerate() {
+            let name = c_string(Path::new(&format!("m{i}")))?;
+            worker.mkdir(base, name.clone(), 0o700);
+            worker.move_mount(tree.fd.as_fd(), base, name);
+        }
+        for (i, lower) in self.lowers.iter().enumerate() {
+            let name = c_string(Path::new(&i.to_string()))?;
+            worker.symlink(c_string(&self.place(i, lower))?, base, name);
+        }
+        let mut lowers: Vec<_> = (0..self.lowers.len()).rev().map(|i| i.to_string()).collect();
+        self.become_root(&mut worker)?;
+        let mut memory = None;
+        let mut top = ",upperdir=s/upper,workdir=s/work";
+        match self.top {
+            Top::Nothing => {
+                top = "";
+                if lowers.len() == 1 {
+                    worker.mkdir(base, c"e".into(), 0o755);
+                    lowers.push("e".into());
+                }
+            }
+            Top::Scratch(scratch) => {
+                let place = self.place(self.lowers.len(), &scratch.directory);
+                worker.symlink(c_string(&place)?, base, c"s".into());
+            }
+            Top::Memory => {
+                worker.mkdir(base, c"s".into(), 0o755);
+                worker.mkdir(base, c"s/upper".into(), 0o755);
+                worker.mkdir(base, c"s/work".into(), 0o700);
+                memory = Some(open_upper(&mut worker, base, c"s/upper"));
+            }
+        }
+        let mut data = format!("lowerdir={}{top}", lowers.join(":"));
+        for (key, value) in OPTIONS {
+            // Writing to a string cannot fail.
+            let _ = write!(data, ",{}={}", key.to_string_lossy(), value.to_string_lossy());
+        }
+        if self.user_xattr() {
+            data += ",userxattr";
+        }
+        let read_only = if matches!(self.top, Top::Nothing) { libc::MS_RDONLY } else { 0 };
+        let data = c_string(Path::new(&data))?;
+        worker.mount(c"overlay", c"o".into(), libc::MS_NODEV | read_only, data);
+        let mount = worker.open(At::Cwd, c"o".into(), HANDLE.bits());
+        let namespace = keep_namespace(&mut worker);
+        Ok(run(worker, mount, Some(namespace), memory))
+    }
+
+    fn enter(&self, worker: &mut Worker<'a>, own_mounts: bool) -> Result<()> {
+        worker.umask(0);
+        if let Ids::Joined(namespace) = self.ids {
+            worker.set_ns(namespace.as_fd(), libc::CLONE_NEWUSER);
+            let (uid, gid) = root_ids(namespace)?;
+            if (uid, gid) != (geteuid().as_raw(), getegid().as_raw()) {
+                worker.set_ids(0, 0);
+            }
+        }
+        if own_mounts {
+            worker.unshare_mounts();
+        }
+        Ok(())
+    }
+
+    /// The overlay works on its layers with the ids of whoever made it, and these must be mapped in them.
+    fn become_root(&self, worker: &mut Worker<'a>) -> Result<()> {
+        if let Ids::Mapped(namespace) = self.ids {
+            let (uid, gid) = root_ids(namespace)?;
+            worker.fs_ids(uid, gid);
+        }
+        Ok(())
+    }
+
+    /// A descriptor of a directory that the worker may use as a layer: of its own mount namespace, if it
+    /// has one, or of an idmapped tree.
+    fn open(&self, worker: &mut Worker<'a>, directory: &'a Directory) -> Result<At<'a>> {
+        match self.ids {
+            Ids::Joined(_) => {
+                let path = c_string(&directory.path)?;
+                Ok(worker.open(At::Cwd, path, HANDLE.bits()).into())
+            }
+            Ids::Host | Ids::Mapped(_) => Ok(directory.fd.as_fd().into()),
+        }
+    }
+
+    /// Where the directory is found in the arrangement of [`attached`](Self::attached).
+    fn place(&self, i: usize, directory: &Directory) -> PathBuf {
+        let tree = self.tree_of.get(i).and_then(|&n| Some((n, self.trees.get(n)?)));
+        match tree {
+            Some((n, tree)) => {
+                let rest = directory.path.strip_prefix(&tree.root).unwrap_or(Path::new(""));
+                Path::new(&format!("m{n}")).join(rest)
+            }
+            None => directory.path.clone(),
+        }
+    }
+
+    fn attributes(&self) -> MountAttr {
+        match self.top {
+            Top::Nothing => ATTRIBUTES | MountAttr::READ_ONLY,
+            Top::Scratch(_) | Top::Memory => ATTRIBUTES,
+        }
+    }
+
+    /// Only the initial user namespace may keep the overlay's own marks in `trusted.*` attributes.
+    fn user_xattr(&self) -> bool {
+        matches!(self.ids, Ids::Joined(_)) || !in_initial_user_namespace()
+    }
+}
+
+impl Overlay {
+    /// Another detached mount of the same file system, for somebody to attach.
+    pub(super) fn copy(&self, ids: &Ids) -> Result<OwnedFd> {
+        let mut worker = Worker::new();
+        let Some(namespace) = &self.namespace else {
+            return crate::sys::mount::clone_tree(&self.mount).context(|| "copy the mount");
+        };
+        if let Ids::Joined(user_namespace) = ids {
+            worker.set_ns(user_namespace.as_fd(), libc::CLONE_NEWUSER);
+        }
+        worker.set_ns(namespace.as_fd(), libc::CLONE_NEWNS);
+        let flags = OpenTree::CLONE | OpenTree::EMPTY_PATH;
+        let copy = worker.open_tree(self.mount.as_fd(), CString::default(), flags);
+        let opened = worker.run().context(|| "copy the mount")?.take(copy);
+        opened.ok_or_else(|| Error::unsupported("the kernel gave no mount"))
+    }
+}
+
+pub(super) fn in_initial_user_namespace() -> bool {
+    /// `PROC_USER_INIT_INO`.
+    const INITIAL: u64 = 0xEFFF_FFFD;
+    metadata("/proc/self/ns/user").is_ok_and(|namespace| namespace.ino() == INITIAL)
+}
+
+/// What user 0 and group 0 of the namespace are for the caller.
+fn root_ids(namespace: &UserNamespace) -> Result<(u32, u32)> {
+    let map = namespace.map().ok_or_else(|| {
+        Error::invalid("the ids of the user namespace are not known")
+            .with_hint("open it through /proc/PID/ns/user, which tells them")
+    })?;
+    map.host_uid(0)
+        .zip(map.host_gid(0))
+        .ok_or_else(|| Error::invalid(format!("the user namespace has no root: {map}")))
+}
+
+fn tmpfs(worker: &mut Worker<'_>) -> Slot {
+    let context = worker.fsopen(c"tmpfs");
+    worker.fs_string(context, c"mode", c"755".into());
+    worker.fs_create(context);
+    worker.fsmount(context, MountAttr::empty())
+}
+
+fn set_top<'a>(worker: &mut Worker<'a>, overlay: Slot, scratch: At<'a>) {
+    for (key, name) in [(c"upperdir", c"upper"), (c"workdir", c"work")] {
+        let directory = worker.open(scratch, name.into(), HANDLE.bits());
+        worker.fs_fd(overlay, key, directory);
+    }
+}
+
+fn open_upper(worker: &mut Worker<'_>, directory: Slot, path: &CStr) -> Slot {
+    worker.open(directory, path.into(), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW)
+}
+
+/// Opens the worker's mount namespace and makes it forget the host's mounts. It lives as long as it is open.
+fn keep_namespace(worker: &mut Worker<'_>) -> Slot {
+    let namespace = worker.open(At::Cwd, c"/proc/self/ns/mnt".into(), libc::O_RDONLY);
+    worker.leave_root();
+    namespace
+}
+
+fn run(
+    worker: Worker<'_>,
+    mount: Slot,
+    namespace: Option<Slot>,
+    memory: Option<Slot>,
+) -> Result<Overlay, SyscallError> {
+    let mut opened = worker.run()?;
+    // Every slot is filled when all calls have succeeded.
+    let mount = opened.take(mount).ok_or_else(|| SyscallError::new("fsmount", libc::EBADF))?;
+    let mut take = |slot: Option<Slot>| slot.and_then(|slot| opened.take(slot));
+    Ok(Overlay { mount, namespace: take(namespace), memory: take(memory) })
+}

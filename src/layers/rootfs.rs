@@ -1,0 +1,179 @@
+//! A root filesystem of layers.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::fcntl::Flock;
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+
+use super::directory::Directory;
+use super::overlay::{Assembly, Ids, Overlay, Top, in_initial_user_namespace};
+use super::scratch::Scratch;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::namespaces::UserNamespace;
+use crate::sys::user_namespace::effective_capabilities;
+
+/// The kernel's `OVL_MAX_STACK`.
+const MAX_LAYERS: usize = 500;
+
+/// A stack of directories, seen as one.
+#[derive(Clone, Debug)]
+pub struct Rootfs(Arc<Inner>);
+
+#[derive(Debug)]
+#[allow(dead_code, reason = "for the list of changes")]
+struct Inner {
+    overlay: Overlay,
+    ids: Ids,
+    lowers: Vec<PathBuf>,
+    upper: Option<OwnedFd>,
+    _lock: Option<Flock<OwnedFd>>,
+}
+
+/// A stack being put together; see [`Rootfs::stack`].
+#[derive(Clone, Debug)]
+#[must_use = "say whether it is writable, read-only or ephemeral"]
+pub struct Stack {
+    lowers: Vec<PathBuf>,
+    choice: Choice,
+}
+
+#[derive(Clone, Debug)]
+enum Choice {
+    Automatic,
+    Namespace(UserNamespace),
+    Host,
+}
+
+impl Rootfs {
+    /// Starts a stack of `layers`, lowest first.
+    pub fn stack<P: AsRef<Path>>(layers: impl IntoIterator<Item = P>) -> Stack {
+        let lowers = layers.into_iter().map(|layer| layer.as_ref().to_owned()).collect();
+        Stack { lowers, choice: Choice::Automatic }
+    }
+
+    /// A detached mount of the stack, for one process to attach.
+    #[allow(dead_code, reason = "Command attaches it")]
+    pub(crate) fn detached(&self) -> Result<OwnedFd> {
+        self.0.overlay.copy(&self.0.ids)
+    }
+
+    /// The user namespace whose ids the files have.
+    #[allow(dead_code, reason = "Command enters it")]
+    pub(crate) fn user_namespace(&self) -> Option<&UserNamespace> {
+        match &self.0.ids {
+            Ids::Host => None,
+            Ids::Mapped(namespace) | Ids::Joined(namespace) => Some(namespace),
+        }
+    }
+}
+
+/// The root directory, an `O_PATH` descriptor for openat(2) and the like. What is found there has the ids
+/// that the container's files have outside of it.
+impl AsFd for Rootfs {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.overlay.mount.as_fd()
+    }
+}
+
+impl Stack {
+    /// The user namespace.
+    pub fn user_namespace(mut self, namespace: &UserNamespace) -> Self {
+        self.choice = Choice::Namespace(namespace.clone());
+        self
+    }
+
+    /// The host's ids.
+    pub fn host_ids(mut self) -> Self {
+        self.choice = Choice::Host;
+        self
+    }
+
+    /// Written in `directory`.
+    pub fn writable(self, directory: impl AsRef<Path>) -> Result<Rootfs> {
+        let top = Scratch::open(directory.as_ref()).map(Top::Scratch);
+        let attempt = self.attempt();
+        top.and_then(|top| self.build(top)).context(|| attempt)
+    }
+
+    /// Read-only.
+    pub fn read_only(self) -> Result<Rootfs> {
+        let attempt = self.attempt();
+        self.build(Top::Nothing).context(|| attempt)
+    }
+
+    /// Written in memory.
+    pub fn ephemeral(self) -> Result<Rootfs> {
+        let attempt = self.attempt();
+        self.build(Top::Memory).context(|| attempt)
+    }
+
+    fn attempt(&self) -> String {
+        format!("stack {}", name(&self.lowers))
+    }
+
+    fn build(self, mut top: Top) -> Result<Rootfs> {
+        if self.lowers.is_empty() {
+            return Err(Error::invalid("a stack needs at least one layer"));
+        }
+        if self.lowers.len() > MAX_LAYERS {
+            return Err(Error::new(
+                ErrorKind::ResourceExhausted,
+                format!("{} layers; the kernel stacks at most {MAX_LAYERS}", self.lowers.len()),
+            ));
+        }
+        let mut lowers = self
+            .lowers
+            .iter()
+            .map(|path| Directory::open(path, "the layer"))
+            .collect::<Result<Vec<_>>>()?;
+        let ids = self.choice.ids()?;
+        let overlay = Assembly::new(&mut lowers, &mut top, &ids)?.build()?;
+        check_writable(&overlay, &top)?;
+        let lowers = lowers.into_iter().map(|lower| lower.path).collect();
+        let (upper, lock) = match top {
+            Top::Scratch(scratch) => (Some(scratch.upper), Some(scratch.lock)),
+            Top::Nothing | Top::Memory => (None, None),
+        };
+        let mut overlay = overlay;
+        let upper = upper.or(overlay.memory.take());
+        Ok(Rootfs(Arc::new(Inner { overlay, ids, lowers, upper, _lock: lock })))
+    }
+}
+
+impl Choice {
+    fn ids(self) -> Result<Ids> {
+        const CAP_SYS_ADMIN: u32 = 21;
+        let privileged =
+            in_initial_user_namespace() && effective_capabilities() >> CAP_SYS_ADMIN & 1 == 1;
+        let namespace = match self {
+            Self::Host => return Ok(Ids::Host),
+            Self::Namespace(namespace) => namespace,
+            Self::Automatic => UserNamespace::automatic()?,
+        };
+        Ok(if privileged { Ids::Mapped(namespace) } else { Ids::Joined(namespace) })
+    }
+}
+
+/// If the kernel cannot make its work directory, it mounts read-only and says so only in its log.
+fn check_writable(overlay: &Overlay, top: &Top) -> Result<()> {
+    let flags = fstatvfs(&overlay.mount).context(|| "ask for the state of the mount")?.flags();
+    if !matches!(top, Top::Nothing) && flags.contains(FsFlags::ST_RDONLY) {
+        return Err(Error::unsupported("the kernel made the stack read-only"));
+    }
+    Ok(())
+}
+
+/// `base+app`.
+fn name(lowers: &[PathBuf]) -> String {
+    let name = |path: &PathBuf| {
+        path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+    };
+    match lowers {
+        [first, .., last] if lowers.len() > 4 => {
+            format!("{}+({} layers)+{}", name(first), lowers.len() - 2, name(last))
+        }
+        few => few.iter().map(name).collect::<Vec<_>>().join("+"),
+    }
+}
