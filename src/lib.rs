@@ -2,6 +2,10 @@
 #![deny(rustdoc::broken_intra_doc_links)]
 
 mod error;
+#[cfg(test)]
+#[path = "../tests/common/machine.rs"]
+#[allow(dead_code, reason = "shared with the integration tests")]
+mod machine;
 pub(crate) mod sys;
 
 pub mod cgroups;

@@ -726,6 +726,7 @@ fn is_interface_file(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Missing;
 
     #[test]
     fn names_that_lead_elsewhere_are_refused() {
@@ -764,7 +765,7 @@ mod tests {
         let limits = Limits::new().memory(64 << 20).pids(10).cpus(0.5);
         let cgroup = match Cgroup::create_unique(&limits) {
             Err(err) if matches!(err.kind(), ErrorKind::PermissionDenied | ErrorKind::Busy) => {
-                eprintln!("skipped: {err:?}");
+                Missing::new("a cgroup of its own", format!("{err:#}")).skip();
                 return;
             }
             other => other.unwrap(),

@@ -322,6 +322,7 @@ mod tests {
     use nix::fcntl::AT_FDCWD;
 
     use super::*;
+    use crate::machine::{require, root};
 
     #[test]
     fn failures_print_the_call_with_all_arguments() {
@@ -356,9 +357,7 @@ mod tests {
 
     #[test]
     fn a_detached_tmpfs_is_made_cloned_and_reconfigured_without_a_path() {
-        if !nix::unistd::geteuid().is_root() {
-            return; // the privileged run covers it
-        }
+        require!(root());
         let context = FsContext::open(c"tmpfs").unwrap();
         context.set_string(c"size", c"1m").unwrap();
         let err = context.set_string(c"no_such_option", c"1").unwrap_err();

@@ -519,14 +519,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
-
-    fn root_or_skip(test: &str) -> bool {
-        let root = nix::unistd::geteuid().is_root();
-        if !root {
-            eprintln!("SKIP {test}: needs root; covered by the privileged run");
-        }
-        root
-    }
+    use crate::machine::{require, root};
 
     #[test]
     fn descriptors_stay_in_the_host_and_the_first_failure_is_named() {
@@ -555,9 +548,7 @@ mod tests {
 
     #[test]
     fn the_host_keeps_its_mounts_directory_ids_and_dumpable_flag() {
-        if !root_or_skip("the_host_keeps_its_mounts_directory_ids_and_dumpable_flag") {
-            return;
-        }
+        require!(root());
         let host = || {
             let status = read_to_string("/proc/thread-self/status").unwrap();
             let keep = |line: &&str| {

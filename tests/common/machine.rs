@@ -1,9 +1,29 @@
 //! Probes of the machine. What a test needs and the machine lacks is a [`Missing`], which is told.
+//! The unit tests use this file too.
 
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+
+/// Takes what a probe found, or says why the test cannot run here and returns from it.
+///
+/// ```ignore
+/// require!(common::root());
+/// let rootfs = require!(common::debian_rootfs());
+/// ```
+macro_rules! require {
+    ($probe:expr) => {
+        match $probe {
+            Ok(found) => found,
+            Err(missing) => {
+                missing.skip();
+                return;
+            }
+        }
+    };
+}
+pub(crate) use require;
 
 /// Something this machine, kernel or user lacks.
 #[derive(Debug)]

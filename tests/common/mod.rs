@@ -9,6 +9,7 @@ pub mod audit;
 mod machine;
 mod sandbox;
 
+pub(crate) use machine::require;
 pub use machine::{
     Missing, cgroup_controller, debian_rootfs, delegated_cgroup, kernel, not_root, overlay,
     program, root, subordinate_ids, user_namespaces,
@@ -18,25 +19,6 @@ pub use sandbox::{Sandbox, setup};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
-
-/// Takes what a probe found, or says why the test cannot run here and returns from it.
-///
-/// ```ignore
-/// require!(common::root());
-/// let rootfs = require!(common::debian_rootfs());
-/// ```
-macro_rules! require {
-    ($probe:expr) => {
-        match $probe {
-            Ok(found) => found,
-            Err(missing) => {
-                missing.skip();
-                return;
-            }
-        }
-    };
-}
-pub(crate) use require;
 
 /// The top of the source tree. `tests/run` starts the suites of the unprivileged user in a copy of it.
 pub fn source_tree() -> PathBuf {
