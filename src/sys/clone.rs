@@ -18,15 +18,15 @@ pub(crate) struct CloneArgs {
     pub(crate) flags: u64,
     /// Where the kernel stores the pidfd (`CLONE_PIDFD`).
     pub(crate) pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
+    pub(crate) child_tid: u64,
+    pub(crate) parent_tid: u64,
     /// The signal the parent gets at exit; 0 hides the child from the host's `waitpid(-1)`.
     pub(crate) exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
+    pub(crate) stack: u64,
+    pub(crate) stack_size: u64,
+    pub(crate) tls: u64,
+    pub(crate) set_tid: u64,
+    pub(crate) set_tid_size: u64,
     /// A cgroup v2 directory (`CLONE_INTO_CGROUP`, Linux 5.7).
     pub(crate) cgroup: u64,
 }

@@ -16,14 +16,17 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
 pub(crate) mod bpf;
+mod child;
 pub(crate) mod clone;
 pub(crate) mod dumpable;
 pub(crate) mod landlock;
 #[allow(dead_code, reason = "spawning and layers take the rest of the calls")]
 pub(crate) mod mount;
+pub(crate) mod plan;
 pub(crate) mod raw;
 pub(crate) mod root_dir;
 pub(crate) mod signals;
 pub(crate) mod user_namespace;
+pub(crate) mod spawn;
 #[allow(dead_code, reason = "used by the feature `layers`")]
 pub(crate) mod worker;

@@ -59,14 +59,20 @@ unsafe fn raw_syscall(nr: c_long, [a, b, c, d, e, f]: [usize; 6]) -> isize {
 /// Calls `syscall(libc::SYS_x, [..])` with up to six arguments, each converted to a machine word.
 macro_rules! sys {
     ($nr:ident $(, $arg:expr)* $(,)?) => {{
-        #[allow(unused_mut, reason = "a call without arguments")]
-        let mut args = [0usize; 6];
-        let mut _n = 0;
-        $( args[_n] = $crate::sys::raw::Word::word($arg); _n += 1; )*
-        $crate::sys::raw::syscall(::libc::$nr, args)
+        $crate::sys::raw::syscall(::libc::$nr, $crate::sys::raw::pad([$( $crate::sys::raw::Word::word($arg) ),*]))
     }};
 }
 pub(crate) use sys;
+
+/// Up to six arguments as six.
+#[inline(always)]
+pub(crate) fn pad<const N: usize>(args: [usize; N]) -> [usize; 6] {
+    let mut six = [0; 6];
+    for (to, from) in six.iter_mut().zip(args) {
+        *to = from;
+    }
+    six
+}
 
 /// What may be passed to a system call.
 pub(crate) trait Word {

@@ -1,0 +1,496 @@
+//! The file system the program sees.
+//!
+//! All of it happens after the new root became `/` and before the old one is detached: no path of an image
+//! can lead to the host, and the kernel still sees the host's /proc, without which it refuses a new one in
+//! a user namespace.
+
+use std::ffi::{CStr, CString};
+
+use super::{Done, Failure, Named, close, fail, open, stat, write};
+use crate::sys::plan::{Fds, Filesystem, Kind, Slot, Target};
+use crate::sys::raw::{Errno, sys};
+
+const OPEN_TREE_CLONE: u32 = 1;
+const AT_RECURSIVE: i32 = 0x8000;
+const MOVE_MOUNT_BOTH_EMPTY: u32 = 0x4 | 0x40;
+const FSCONFIG_SET_FLAG: u32 = 0;
+const FSCONFIG_SET_STRING: u32 = 1;
+const FSCONFIG_CMD_CREATE: u32 = 6;
+const MOUNT_ATTR_RDONLY: u64 = 1;
+
+const RESOLVE_NO_MAGICLINKS: u64 = 2;
+const RESOLVE_NO_SYMLINKS: u64 = 4;
+
+pub(super) fn propagation(flags: u64) -> Done {
+    // SAFETY: C strings and null pointers, as mount(2) allows for a change of propagation.
+    unsafe { sys!(SYS_mount, 0usize, c"/".as_ptr(), 0usize, flags, 0usize) }
+        .named("mount(\"/\", propagation)")
+        .map(drop)
+}
+
+pub(super) fn enter_root(dir: i32) -> Done {
+    fchdir(dir)?;
+    // SAFETY: a C string.
+    unsafe { sys!(SYS_chroot, c".".as_ptr()) }.named("chroot").map(drop)
+}
+
+fn fchdir(dir: i32) -> Done {
+    // SAFETY: takes no pointer.
+    unsafe { sys!(SYS_fchdir, dir) }.named("fchdir").map(drop)
+}
+
+pub(super) fn pivot_root(fds: &Fds, root: Slot, old: Slot) -> Done {
+    let root = fds.get(root);
+    fds.set(
+        old,
+        open(libc::AT_FDCWD, c"/", libc::O_PATH | libc::O_DIRECTORY).named("open(\"/\")")?,
+    );
+    // SAFETY: C strings.
+    unsafe {
+        sys!(
+            SYS_move_mount,
+            root,
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            c"/".as_ptr(),
+            0x4 /* MOVE_MOUNT_F_EMPTY_PATH */
+        )
+    }
+    .named("move_mount(root, \"/\")")?;
+    fchdir(root)?;
+    // SAFETY: C strings.
+    match unsafe { sys!(SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) } {
+        // An initramfs is the bottom of every mount tree and cannot be moved away; stacked on it, the new
+        // root's `..` leads nowhere else either.
+        Err(Errno(libc::EINVAL)) => enter_root(root),
+        other => other.named("pivot_root").map(drop),
+    }
+}
+
+pub(super) fn detach_old_root(old: i32, leftovers: &[CString]) -> Done {
+    fchdir(old)?;
+    for mount in leftovers {
+        // SAFETY: a C string. What a more privileged namespace mounted is locked and stays, unreachable.
+        let _ =
+            unsafe { sys!(SYS_umount2, mount.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) };
+    }
+    if leftovers.is_empty() {
+        // SAFETY: a C string.
+        unsafe { sys!(SYS_umount2, c".".as_ptr(), libc::MNT_DETACH) }.named("umount2(old root)")?;
+    }
+    // SAFETY: a C string.
+    unsafe { sys!(SYS_chdir, c"/".as_ptr()) }.named("chdir(\"/\")")?;
+    close(old);
+    Ok(())
+}
+
+pub(super) fn open_tree(dir: i32, path: &CStr, recursive: bool) -> Done<i32> {
+    let flags = OPEN_TREE_CLONE as i32
+        | libc::O_CLOEXEC
+        | libc::AT_EMPTY_PATH
+        | if recursive { AT_RECURSIVE } else { 0 };
+    // SAFETY: a C string.
+    unsafe { sys!(SYS_open_tree, dir, path.as_ptr(), flags) }.named("open_tree").map(|fd| fd as i32)
+}
+
+pub(super) fn attach(mount: i32, target: &Target) -> Done {
+    let at = open_target(target)?;
+    let moved = move_mount(mount, at);
+    close(at);
+    moved
+}
+
+fn move_mount(mount: i32, target: i32) -> Done {
+    // SAFETY: C strings.
+    unsafe {
+        sys!(SYS_move_mount, mount, c"".as_ptr(), target, c"".as_ptr(), MOVE_MOUNT_BOTH_EMPTY)
+    }
+    .named("move_mount")
+    .map(drop)
+}
+
+pub(super) fn bind(from: i32, target: &Target) -> Done {
+    let tree = open_tree(from, c"", false)?;
+    let attached = attach(tree, target);
+    close(tree);
+    attached
+}
+
+pub(super) fn mount(fds: &Fds, fs: &Filesystem, target: Option<&Target>, out: Slot) -> Done {
+    let made = match create(fs) {
+        Ok(fd) => Ok(fd),
+        Err(Failure { call: "fsopen", errno: libc::ENOSYS }) => match target {
+            Some(target) => return mount_classic(fds, fs, target, out),
+            None => fail("fsopen", libc::ENOSYS),
+        },
+        Err(failure) => match &fs.or_bind {
+            Some((old, source)) if failure.errno == libc::EPERM => {
+                open_tree(fds.get(*old), source, true)
+            }
+            _ => Err(failure),
+        },
+    }?;
+    fds.set(out, made);
+    match target {
+        Some(target) => attach(made, target),
+        None => Ok(()),
+    }
+}
+
+fn create(fs: &Filesystem) -> Done<i32> {
+    // SAFETY: a C string; 1 is FSOPEN_CLOEXEC.
+    let context = unsafe { sys!(SYS_fsopen, fs.fstype.as_ptr(), 1) }.named("fsopen")? as i32;
+    let mounted = configure(context, fs);
+    close(context);
+    mounted
+}
+
+fn configure(context: i32, fs: &Filesystem) -> Done<i32> {
+    for (key, value) in &fs.options {
+        let (command, value) = match value {
+            Some(value) => (FSCONFIG_SET_STRING, value.as_ptr()),
+            None => (FSCONFIG_SET_FLAG, std::ptr::null()),
+        };
+        // SAFETY: C strings, or null where the command wants it.
+        unsafe { sys!(SYS_fsconfig, context, command, key.as_ptr(), value, 0) }
+            .named("fsconfig")?;
+    }
+    // SAFETY: null pointers, as the command wants.
+    unsafe { sys!(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, 0usize, 0usize, 0) }
+        .named("fsconfig(FSCONFIG_CMD_CREATE)")?;
+    // SAFETY: takes no pointer; 1 is FSMOUNT_CLOEXEC.
+    unsafe { sys!(SYS_fsmount, context, 1, fs.attributes) }.named("fsmount").map(|fd| fd as i32)
+}
+
+/// mount(2) onto the directory itself, not onto its path: it is the working directory.
+fn mount_classic(fds: &Fds, fs: &Filesystem, target: &Target, out: Slot) -> Done {
+    let at = open_target(target)?;
+    let result = with_cwd(at, || {
+        // SAFETY: C strings.
+        unsafe {
+            sys!(
+                SYS_mount,
+                fs.fstype.as_ptr(),
+                c".".as_ptr(),
+                fs.fstype.as_ptr(),
+                fs.flags,
+                fs.data.as_ptr()
+            )
+        }
+        .named("mount")
+        .map(drop)
+    });
+    close(at);
+    result?;
+    fds.set(out, open_target(target)?);
+    Ok(())
+}
+
+fn with_cwd(dir: i32, body: impl FnOnce() -> Done) -> Done {
+    let back = open(libc::AT_FDCWD, c".", libc::O_PATH).named("open(\".\")")?;
+    let result = fchdir(dir).and_then(|()| body());
+    let returned = fchdir(back);
+    close(back);
+    result.and(returned)
+}
+
+/// The kernel's `struct mount_attr`.
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+pub(super) fn set_attributes(mount: i32, set: u64, clear: u64, recursive: bool) -> Done {
+    let attr = MountAttr { set, clear, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
+    // SAFETY: a C string, and a mount_attr of the size given.
+    let changed = unsafe {
+        sys!(SYS_mount_setattr, mount, c"".as_ptr(), flags, &raw const attr, size_of::<MountAttr>())
+    };
+    match changed {
+        Err(Errno(libc::ENOSYS)) if !recursive && clear == 0 => remount_classic(mount, set),
+        other => other.named("mount_setattr").map(drop),
+    }
+}
+
+/// Before Linux 5.12, on an attached mount only: a bind remount, which must repeat the flags it keeps.
+fn remount_classic(mount: i32, set: u64) -> Done {
+    // The kernel's struct statfs on 64-bit machines: words, of which the eleventh is f_flags.
+    let mut found = [0u64; 16];
+    // SAFETY: the kernel fills one struct statfs, 15 words.
+    unsafe { sys!(SYS_fstatfs, mount, found.as_mut_ptr()) }.named("fstatfs")?;
+    // ST_RDONLY to ST_NODIRATIME and MOUNT_ATTR_RDONLY to _NOEXEC have the values of their MS_* flags;
+    // f_flags also carries ST_VALID, which MS_REMOUNT would repeat as itself.
+    let kept = found[10] & (1 | 2 | 4 | 8 | 1024 | 2048);
+    let flags = kept | set & 0xf | libc::MS_REMOUNT | libc::MS_BIND;
+    with_cwd(mount, || {
+        // SAFETY: C strings and null pointers, as mount(2) allows for a remount.
+        unsafe { sys!(SYS_mount, 0usize, c".".as_ptr(), 0usize, flags, 0usize) }
+            .named("mount(MS_REMOUNT|MS_BIND)")
+            .map(drop)
+    })
+}
+
+pub(super) fn node(dir: i32, name: &CStr, mode: u32, device: u64) -> Done {
+    // SAFETY: a C string.
+    unsafe { sys!(SYS_mknodat, dir, name.as_ptr(), mode, device) }.named("mknodat")?;
+    chmod(dir, name, mode & 0o7777)
+}
+
+pub(super) fn directory(dir: i32, name: &CStr, mode: u32) -> Done {
+    // SAFETY: a C string.
+    unsafe { sys!(SYS_mkdirat, dir, name.as_ptr(), mode) }.named("mkdirat")?;
+    chmod(dir, name, mode)
+}
+
+/// The umask of the host has taken bits away. The directory is new and still nobody else's.
+fn chmod(dir: i32, name: &CStr, mode: u32) -> Done {
+    // SAFETY: a C string.
+    unsafe { sys!(SYS_fchmodat, dir, name.as_ptr(), mode) }.named("fchmodat").map(drop)
+}
+
+pub(super) fn symlink(dir: i32, name: &CStr, target: &CStr) -> Done {
+    // SAFETY: C strings.
+    unsafe { sys!(SYS_symlinkat, target.as_ptr(), dir, name.as_ptr()) }.named("symlinkat").map(drop)
+}
+
+pub(super) fn file(dir: i32, name: &CStr, mode: u32, content: &[u8]) -> Done {
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    // SAFETY: a C string.
+    let fd =
+        unsafe { sys!(SYS_openat, dir, name.as_ptr(), flags, mode) }.named("openat(O_CREAT)")?;
+    let written = write(fd as i32, content).named("write");
+    close(fd as i32);
+    written?;
+    chmod(dir, name, mode)
+}
+
+pub(super) fn mask(target: &Target, null: Option<i32>) -> Done {
+    let at = match open_existing(target) {
+        Ok(at) => at,
+        Err(Failure { errno: libc::ENOENT | libc::ENOTDIR, .. }) => return Ok(()),
+        Err(failure) => return Err(failure),
+    };
+    let covered = cover(at, null);
+    close(at);
+    covered
+}
+
+fn cover(at: i32, null: Option<i32>) -> Done {
+    let found = stat(at, c"").named("statx")?;
+    let tree = if u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFDIR {
+        match empty_directory() {
+            Err(Failure { errno: libc::ENOSYS, .. }) => {
+                return with_cwd(at, || {
+                    // SAFETY: C strings.
+                    unsafe {
+                        sys!(
+                            SYS_mount,
+                            c"tmpfs".as_ptr(),
+                            c".".as_ptr(),
+                            c"tmpfs".as_ptr(),
+                            libc::MS_RDONLY,
+                            c"size=0k".as_ptr()
+                        )
+                    }
+                    .named("mount(tmpfs)")
+                    .map(drop)
+                });
+            }
+            other => other?,
+        }
+    } else {
+        match null {
+            Some(null) => open_tree(null, c"", false)?,
+            None => return fail("open_tree(/dev/null)", libc::ENOENT),
+        }
+    };
+    let moved = move_mount(tree, at);
+    close(tree);
+    moved
+}
+
+fn empty_directory() -> Done<i32> {
+    // SAFETY: a C string; 1 is FSOPEN_CLOEXEC.
+    let context = unsafe { sys!(SYS_fsopen, c"tmpfs".as_ptr(), 1) }.named("fsopen")? as i32;
+    // SAFETY: C strings; null pointers, as the command wants; no pointer.
+    let mounted = unsafe {
+        sys!(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, 0usize, 0usize, 0)
+            .and_then(|_| sys!(SYS_fsmount, context, 1, MOUNT_ATTR_RDONLY))
+    };
+    close(context);
+    mounted.named("fsmount(tmpfs)").map(|fd| fd as i32)
+}
+
+pub(super) fn read_only_path(target: &Target) -> Done {
+    let at = match open_existing(target) {
+        Ok(at) => at,
+        Err(Failure { errno: libc::ENOENT | libc::ENOTDIR, .. }) => return Ok(()),
+        Err(failure) => return Err(failure),
+    };
+    let result = open_tree(at, c"", true).and_then(|tree| {
+        let result = match set_attributes(tree, MOUNT_ATTR_RDONLY, 0, true) {
+            // Only an attached mount can be remounted the old way.
+            Err(Failure { errno: libc::ENOSYS, .. }) => move_mount(tree, at)
+                .and_then(|()| set_attributes(tree, MOUNT_ATTR_RDONLY, 0, false)),
+            other => other.and_then(|()| move_mount(tree, at)),
+        };
+        close(tree);
+        result
+    });
+    close(at);
+    result
+}
+
+pub(super) fn chdir(path: &CStr, rooted: bool) -> Done {
+    if rooted {
+        match openat2(path, libc::O_PATH | libc::O_DIRECTORY, RESOLVE_NO_MAGICLINKS) {
+            Err(Errno(libc::ENOSYS)) => chdir_path(path)?,
+            other => {
+                let dir = other.named("openat2(RESOLVE_NO_MAGICLINKS)")?;
+                let entered = fchdir(dir);
+                close(dir);
+                entered?;
+            }
+        }
+    } else {
+        chdir_path(path)?;
+        return Ok(());
+    }
+    // A directory outside the root, reached through an fd the kernel still knew (CVE-2024-21626).
+    let mut name = [0u8; 4096 + 16];
+    // SAFETY: the kernel writes at most the buffer's bytes.
+    unsafe { sys!(SYS_getcwd, name.as_mut_ptr(), name.len()) }.named("getcwd")?;
+    if name.first() == Some(&b'/') { Ok(()) } else { fail("getcwd", libc::ELOOP) }
+}
+
+fn chdir_path(path: &CStr) -> Done {
+    // SAFETY: a C string.
+    unsafe { sys!(SYS_chdir, path.as_ptr()) }.named("chdir").map(drop)
+}
+
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+}
+
+fn openat2(path: &CStr, flags: i32, resolve: u64) -> Result<i32, Errno> {
+    let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: 0, resolve };
+    // SAFETY: a C string and an open_how of the size given.
+    unsafe {
+        sys!(SYS_openat2, libc::AT_FDCWD, path.as_ptr(), &raw const how, size_of::<OpenHow>())
+    }
+    .map(|fd| fd as i32)
+}
+
+/// Opens a path that the engine itself chose, with no symbolic link on the way.
+fn open_existing(target: &Target) -> Done<i32> {
+    let resolve = RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS;
+    match openat2(&target.path, libc::O_PATH | libc::O_NOFOLLOW, resolve) {
+        Err(Errno(libc::ENOSYS)) => walk(target, true, false),
+        other => other.named("openat2(RESOLVE_NO_SYMLINKS)"),
+    }
+}
+
+/// Opens, and where asked makes, a mount point.
+fn open_target(target: &Target) -> Done<i32> {
+    let resolve = RESOLVE_NO_MAGICLINKS | if target.strict { RESOLVE_NO_SYMLINKS } else { 0 };
+    let fd = match openat2(&target.path, libc::O_PATH | libc::O_NOFOLLOW, resolve) {
+        Err(Errno(libc::ENOENT)) if target.create => walk(target, target.strict, true)?,
+        // Without openat2 nothing keeps a link off the magic links of /proc: follow none.
+        Err(Errno(libc::ENOSYS)) => walk(target, true, target.create)?,
+        other => other.named("openat2")?,
+    };
+    match check_kind(fd, target.kind) {
+        Ok(()) => Ok(fd),
+        Err(failure) => {
+            close(fd);
+            Err(failure)
+        }
+    }
+}
+
+fn check_kind(fd: i32, kind: Kind) -> Done {
+    let found = stat(fd, c"").named("statx")?;
+    let is_dir = match u32::from(found.stx_mode) & libc::S_IFMT {
+        libc::S_IFLNK => return fail("open(O_NOFOLLOW)", libc::ELOOP),
+        mode => mode == libc::S_IFDIR,
+    };
+    match kind {
+        Kind::Directory if !is_dir => fail("open(O_DIRECTORY)", libc::ENOTDIR),
+        Kind::File if is_dir => fail("open", libc::EISDIR),
+        _ => Ok(()),
+    }
+}
+
+/// From `/` down, component by component.
+fn walk(target: &Target, strict: bool, create: bool) -> Done<i32> {
+    let mut dir =
+        open(libc::AT_FDCWD, c"/", libc::O_PATH | libc::O_DIRECTORY).named("open(\"/\")")?;
+    let last = target.components.len().saturating_sub(1);
+    for (index, (prefix, name)) in target.components.iter().enumerate() {
+        let kind = if index == last { target.kind } else { Kind::Directory };
+        let next = step_down(dir, prefix, name, kind, index == last, strict, create);
+        close(dir);
+        dir = next?;
+    }
+    Ok(dir)
+}
+
+fn step_down(
+    dir: i32,
+    prefix: &CStr,
+    name: &CStr,
+    kind: Kind,
+    last: bool,
+    strict: bool,
+    create: bool,
+) -> Done<i32> {
+    let opened = match open(dir, name, libc::O_PATH | libc::O_NOFOLLOW) {
+        Err(Errno(libc::ENOENT)) if create => {
+            // SAFETY: C strings.
+            match kind {
+                Kind::Directory => {
+                    unsafe { sys!(SYS_mkdirat, dir, name.as_ptr(), 0o755) }.named("mkdirat")?
+                }
+                // SAFETY: C strings.
+                Kind::File => {
+                    unsafe { sys!(SYS_mknodat, dir, name.as_ptr(), libc::S_IFREG | 0o644, 0) }
+                        .named("mknodat")?
+                }
+            };
+            open(dir, name, libc::O_PATH | libc::O_NOFOLLOW)
+        }
+        other => other,
+    }
+    .named("openat(O_PATH|O_NOFOLLOW)")?;
+    let found = match stat(opened, c"").named("statx") {
+        Ok(found) => found,
+        Err(failure) => {
+            close(opened);
+            return Err(failure);
+        }
+    };
+    match u32::from(found.stx_mode) & libc::S_IFMT {
+        libc::S_IFLNK if last || strict => {
+            close(opened);
+            fail("openat(O_NOFOLLOW)", libc::ELOOP)
+        }
+        libc::S_IFLNK => {
+            close(opened);
+            openat2(prefix, libc::O_PATH | libc::O_DIRECTORY, RESOLVE_NO_MAGICLINKS)
+                .named("openat2(RESOLVE_NO_MAGICLINKS)")
+        }
+        libc::S_IFDIR => Ok(opened),
+        _ if last => Ok(opened),
+        _ => {
+            close(opened);
+            fail("openat(O_DIRECTORY)", libc::ENOTDIR)
+        }
+    }
+}

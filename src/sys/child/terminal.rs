@@ -1,0 +1,67 @@
+//! A terminal of the container's own devpts.
+
+use super::{Done, Named, close, open as open_file};
+use crate::sys::plan::{Fds, Slot};
+use crate::sys::raw::sys;
+
+const TIOCGPTPEER: u64 = 0x5441;
+
+/// Opens a terminal pair through the devpts mount itself, never by a path an image could have replaced
+/// (CVE-2025-52565).
+pub(super) fn open(
+    fds: &Fds,
+    pts: Slot,
+    peer: Slot,
+    socket: Slot,
+    rows: u16,
+    columns: u16,
+) -> Done {
+    let flags = libc::O_RDWR | libc::O_NOCTTY;
+    let master = open_file(fds.get(pts), c"ptmx", flags).named("openat(devpts, \"ptmx\")")?;
+    let unlock: i32 = 0;
+    // SAFETY: the kernel reads one int.
+    unsafe { sys!(SYS_ioctl, master, libc::TIOCSPTLCK, &raw const unlock) }
+        .named("ioctl(TIOCSPTLCK)")?;
+    let size = [rows, columns, 0, 0];
+    // SAFETY: the kernel reads one struct winsize, four u16.
+    unsafe { sys!(SYS_ioctl, master, libc::TIOCSWINSZ, size.as_ptr()) }
+        .named("ioctl(TIOCSWINSZ)")?;
+    // SAFETY: takes no pointer.
+    let slave = unsafe { sys!(SYS_ioctl, master, TIOCGPTPEER, flags | libc::O_CLOEXEC) }
+        .named("ioctl(TIOCGPTPEER)")?;
+    fds.set(peer, slave as i32);
+    send_fd(fds.get(socket), master)?;
+    close(master);
+    Ok(())
+}
+
+/// Standard input becomes the controlling terminal of the session that the process leads.
+pub(super) fn make_controlling() -> Done {
+    // SAFETY: takes no pointer.
+    unsafe { sys!(SYS_ioctl, 0, libc::TIOCSCTTY, 0) }.named("ioctl(TIOCSCTTY)").map(drop)
+}
+
+fn send_fd(socket: i32, fd: i32) -> Done {
+    #[repr(C)]
+    struct Control {
+        header: libc::cmsghdr,
+        fd: i32,
+        padding: i32,
+    }
+    let byte = 0u8;
+    let mut data = libc::iovec { iov_base: (&raw const byte).cast_mut().cast(), iov_len: 1 };
+    // SAFETY: all-zero is valid for these plain C structs.
+    let (mut control, mut message): (Control, libc::msghdr) = unsafe { std::mem::zeroed() };
+    control.header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<i32>()) as _;
+    control.header.cmsg_level = libc::SOL_SOCKET;
+    control.header.cmsg_type = libc::SCM_RIGHTS;
+    control.fd = fd;
+    message.msg_iov = &raw mut data;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = size_of::<Control>() as _;
+    // SAFETY: the message points at the locals above.
+    unsafe { sys!(SYS_sendmsg, socket, &raw const message, libc::MSG_NOSIGNAL) }
+        .named("sendmsg(SCM_RIGHTS)")
+        .map(drop)
+}

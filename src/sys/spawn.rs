@@ -1,0 +1,274 @@
+//! Runs a [`Plan`]: clones, waits until the program runs or a step failed, and says which.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+use std::sync::atomic::Ordering;
+
+use super::child::{Context, Phase, Report, clone_args, inner, outer, sharing};
+use super::clone::{self, CloneArgs, Stack};
+use super::plan::{Plan, Step};
+use super::raw::{Errno, sys};
+
+/// A process that executes its program.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    /// As the host sees it.
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    /// The seccomp notification fd, where the plan's filter asks for one.
+    pub(crate) listener: Option<OwnedFd>,
+}
+
+/// A plan that came to nothing; no process is left of it.
+#[derive(Debug)]
+pub(crate) struct Failed<'a> {
+    pub(crate) at: At<'a>,
+    /// The system call.
+    pub(crate) call: &'static str,
+    pub(crate) errno: i32,
+}
+
+/// Where a plan failed.
+#[derive(Debug)]
+pub(crate) enum At<'a> {
+    /// Before there was a child.
+    Start,
+    Clone,
+    Step(&'a Step),
+    Exec,
+}
+
+fn before(call: &'static str, err: &io::Error) -> Failed<'static> {
+    Failed { at: At::Start, call, errno: err.raw_os_error().unwrap_or(libc::EIO) }
+}
+
+/// Memory that a copy-on-write child shares with the parent all the same.
+struct SharedReport(*mut Report);
+
+impl SharedReport {
+    fn new() -> io::Result<Self> {
+        // SAFETY: a fresh anonymous mapping, chosen by the kernel, large enough for a Report.
+        let page = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                size_of::<Report>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if page == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let page = page.cast::<Report>();
+        // SAFETY: page-aligned, writable, and nobody else has it yet.
+        unsafe { page.write(Report::default()) };
+        Ok(Self(page))
+    }
+}
+
+impl std::ops::Deref for SharedReport {
+    type Target = Report;
+
+    fn deref(&self) -> &Report {
+        // SAFETY: initialised in `new`, valid until drop, all fields atomic.
+        unsafe { &*self.0 }
+    }
+}
+
+impl Drop for SharedReport {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`, unmapped once.
+        unsafe { libc::munmap(self.0.cast(), size_of::<Report>()) };
+    }
+}
+
+/// Blocks every signal on this thread while it lives, so that no handler of the host runs in a child.
+#[derive(Debug)]
+pub(crate) struct SignalsBlocked(u64);
+
+impl SignalsBlocked {
+    pub(crate) fn new() -> Self {
+        let (all, mut old) = (u64::MAX, 0u64);
+        // SAFETY: the kernel reads and writes one 8-byte signal set each.
+        let _ = unsafe {
+            sys!(SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const all, &raw mut old, 8usize)
+        };
+        Self(old)
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        // SAFETY: the kernel reads one 8-byte signal set.
+        let _ = unsafe {
+            sys!(SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const self.0, 0usize, 8usize)
+        };
+    }
+}
+
+/// Runs the plan. The caller holds the host's dumpable flag at zero around it.
+pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
+    let pipe = if plan.copy { Some(pipe().map_err(|e| before("pipe2", &e))?) } else { None };
+    if plan.fds.overflowed() {
+        return Err(Failed { at: At::Start, call: "plan", errno: libc::E2BIG });
+    }
+    let plan = &*plan;
+    let (stack, inner_stack) = (Stack::new(), Stack::new());
+    let stack = stack.map_err(|e| before("mmap(stack)", &e))?;
+    let inner_stack = inner_stack.map_err(|e| before("mmap(stack)", &e))?;
+    let report = SharedReport::new().map_err(|e| before("mmap(report)", &e))?;
+    report.pidfd.store(-1, Ordering::Relaxed);
+    let cx = Context { plan, report: &report, inner_stack: &inner_stack };
+    let arg = (&raw const cx).cast_mut().cast();
+
+    let signals = SignalsBlocked::new();
+    if plan.join.is_empty() {
+        let args = clone_args(plan, report.pidfd.as_ptr() as u64, sharing(plan));
+        // SAFETY: the context, the report and the stack outlive the child's use of them: it shares memory
+        // only until VFORK returns, or has a copy of its own. `inner` is written for it.
+        match unsafe { clone::clone(args, &stack, inner, arg) } {
+            Ok(pid) => report.pid.store(pid, Ordering::Relaxed),
+            Err(Errno(errno)) => {
+                return Err(Failed { at: At::Clone, call: "clone3", errno });
+            }
+        }
+    } else {
+        let shared = if plan.join_copy { 0 } else { libc::CLONE_VM | libc::CLONE_VFORK };
+        // The pidfd of the second child is to appear in the host's table.
+        let args = CloneArgs { flags: (shared | libc::CLONE_FILES) as u64, ..CloneArgs::default() };
+        // SAFETY: as above; `outer` ends before `reap` returns.
+        match unsafe { clone::clone(args, &stack, outer, arg) } {
+            Ok(pid) => reap(pid),
+            Err(Errno(errno)) => {
+                return Err(Failed { at: At::Clone, call: "clone3", errno });
+            }
+        }
+    }
+    drop(signals);
+
+    let pidfd = report.pidfd.load(Ordering::Acquire);
+    let pid = report.pid.load(Ordering::Acquire);
+    // SAFETY: the kernel made this fd for us; nobody else knows it.
+    let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
+    let listener = match (&pidfd, pipe) {
+        (Some(pidfd), Some((reader, writer))) => {
+            drop(writer);
+            let listens = plan.steps.iter().any(Step::makes_listener);
+            wait_for_exec(&report, reader, pidfd, listens)
+        }
+        _ => Ok(None),
+    };
+    let phase = Phase::from_u32(report.phase.load(Ordering::Acquire));
+    if let (Phase::Running, Some(pidfd)) = (phase, pidfd) {
+        match listener {
+            Ok(listener) => return Ok(Spawned { pid, pidfd, listener }),
+            Err(err) => {
+                kill_and_reap(pid, &pidfd);
+                return Err(before("pidfd_getfd(seccomp listener)", &err));
+            }
+        }
+    }
+    if pid > 0 {
+        reap(pid);
+    }
+    let index = report.index.load(Ordering::Relaxed) as usize;
+    let at = match phase {
+        Phase::Join => plan.join.get(index).map_or(At::Start, At::Step),
+        Phase::Steps => plan.steps.get(index).map_or(At::Start, At::Step),
+        Phase::Exec => At::Exec,
+        // The intermediate child was killed before it could say anything.
+        Phase::Running | Phase::Clone => At::Clone,
+    };
+    let errno = report.errno.load(Ordering::Relaxed);
+    Err(Failed { at, call: report.call(), errno: if errno == 0 { libc::ESRCH } else { errno } })
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [0; 2];
+    // SAFETY: the kernel writes two ints.
+    if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: two fresh fds that nobody else owns.
+    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+/// Waits until a copy-on-write child has executed its program or is gone: either closes its end of the pipe.
+/// A seccomp listener is fetched as soon as it is there, since a filter may stop the very execve.
+fn wait_for_exec(
+    report: &Report,
+    pipe: OwnedFd,
+    pidfd: &OwnedFd,
+    listens: bool,
+) -> io::Result<Option<OwnedFd>> {
+    let mut listener = None;
+    loop {
+        let ended = poll(&pipe, if listens { 1 } else { -1 })?;
+        let number = report.listener.load(Ordering::Acquire);
+        if number > 0 && listener.is_none() {
+            listener = Some(get_fd(pidfd, number - 1)?);
+        }
+        if ended {
+            let mut rest = Vec::new();
+            File::from(pipe).read_to_end(&mut rest)?;
+            return Ok(listener);
+        }
+        if let Some(fd) = &listener {
+            // A call of the child's waits for an answer that only the caller can give.
+            if poll(fd, 0)? {
+                return Ok(listener);
+            }
+        }
+    }
+}
+
+fn poll(fd: &OwnedFd, milliseconds: i32) -> io::Result<bool> {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
+    match ready {
+        -1 => match io::Error::last_os_error() {
+            err if err.kind() == io::ErrorKind::Interrupted => Ok(false),
+            err => Err(err),
+        },
+        ready => Ok(ready > 0),
+    }
+}
+
+fn get_fd(pidfd: &OwnedFd, number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointer.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh fd of ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Collects a child that has failed or is about to exit; its exit signal is 0, so `__WALL`.
+fn reap(pid: i32) {
+    loop {
+        // SAFETY: no status is asked for.
+        let result = unsafe { sys!(SYS_wait4, pid, 0usize, libc::__WALL, 0usize) };
+        if result != Err(Errno(libc::EINTR)) {
+            return;
+        }
+    }
+}
+
+fn kill_and_reap(pid: i32, pidfd: &OwnedFd) {
+    let _ = send_signal(pidfd, libc::SIGKILL);
+    reap(pid);
+}
+
+/// `pidfd_send_signal(pidfd, signal)`, Linux 5.1.
+pub(crate) fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    // SAFETY: a null siginfo means the same as kill(2).
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, 0usize, 0) };
+    if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
