@@ -1,5 +1,6 @@
 //! An embeddable container engine.
-#![deny(rustdoc::broken_intra_doc_links)]
+// Not in Cargo.toml: examples and tests may.
+#![deny(clippy::exit, clippy::print_stderr, clippy::print_stdout)]
 
 mod error;
 #[cfg(test)]

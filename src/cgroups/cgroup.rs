@@ -57,7 +57,6 @@ pub struct Cgroup {
 }
 
 /// What a new process needs to be born in a cgroup.
-#[allow(dead_code, reason = "for namespaces::Command")]
 #[derive(Debug)]
 pub(crate) struct Attach {
     /// The v2 directory, for `CLONE_INTO_CGROUP`.
@@ -102,7 +101,6 @@ impl Cgroup {
     }
 
     /// A cgroup with a name of its own, for one command.
-    #[allow(dead_code, reason = "for namespaces::Command")]
     pub(crate) fn create_unique(limits: &Limits) -> Result<Self> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         limits.check()?;
@@ -477,6 +475,16 @@ impl Cgroup {
         }
     }
 
+    /// A second value for the same cgroup, which leaves it in place when dropped.
+    pub(crate) fn handle(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            unified: self.unified.clone(),
+            legacy: self.legacy.clone(),
+            owned: false,
+        }
+    }
+
     /// Leaves the cgroup and its processes in place when the value is dropped.
     #[must_use = "without the returned value it is gone"]
     pub fn keep(mut self) -> Self {
@@ -515,7 +523,6 @@ impl Cgroup {
     }
 
     /// The descriptors with which a new process joins.
-    #[allow(dead_code, reason = "for namespaces::Command")]
     pub(crate) fn attach(&self) -> Result<Attach> {
         let joining = || format!("prepare to join cgroup {}", self.name);
         let into_cgroup = match &self.unified {
@@ -531,7 +538,6 @@ impl Cgroup {
     }
 
     /// How many processes in it were killed because memory ran out; 0 where memory is not limited.
-    #[allow(dead_code, reason = "for namespaces::Command")]
     pub(crate) fn oom_kills(&self) -> Result<u64> {
         let Some(node) = self.node(Controllers::MEMORY) else { return Ok(0) };
         let file = if node.v2 { "memory.events" } else { "memory.oom_control" };
@@ -540,7 +546,6 @@ impl Cgroup {
     }
 
     /// The memory limit in bytes, if there is one.
-    #[allow(dead_code, reason = "for namespaces::Command")]
     pub(crate) fn memory_limit(&self) -> Option<u64> {
         let node = self.node(Controllers::MEMORY)?;
         let file = if node.v2 { "memory.max" } else { "memory.limit_in_bytes" };

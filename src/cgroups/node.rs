@@ -18,7 +18,7 @@ use crate::sys::bpf;
 
 /// Named relative to a directory that is open once for the whole process, so that a cgroup holds no
 /// descriptor of its own.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) v2: bool,
     /// What can be limited here.

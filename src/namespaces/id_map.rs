@@ -146,13 +146,11 @@ impl IdMap {
     }
 
     /// What user `inside` is to the caller, or an error that names the user and the map.
-    #[allow(dead_code, reason = "Command checks the ids it is given")]
     pub(crate) fn check_uid(&self, inside: u32) -> Result<u32> {
         self.host_uid(inside).ok_or_else(|| outside_the_map("user", inside, &self.uids))
     }
 
     /// What group `inside` is to the caller, or an error that names the group and the map.
-    #[allow(dead_code, reason = "Command checks the ids it is given")]
     pub(crate) fn check_gid(&self, inside: u32) -> Result<u32> {
         self.host_gid(inside).ok_or_else(|| outside_the_map("group", inside, &self.gids))
     }

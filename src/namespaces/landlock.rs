@@ -127,7 +127,6 @@ pub struct Landlock {
 
 /// What the child does: create a ruleset, add the rules, restrict itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "read by the child's steps")]
 pub(crate) struct LandlockPlan {
     pub(crate) ruleset: RulesetAttr,
     pub(crate) paths: Vec<LandlockPath>,
@@ -137,7 +136,6 @@ pub(crate) struct LandlockPlan {
 
 /// To be opened with `O_PATH` in the new root, not through magic links, which may lead out of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "read by the child's steps")]
 pub(crate) struct LandlockPath {
     pub(crate) path: CString,
     pub(crate) access: u64,
@@ -235,7 +233,6 @@ impl Landlock {
     /// # Errors
     ///
     /// `InvalidInput` for a path that cannot be meant, `Unsupported` if the kernel cannot deny all.
-    #[allow(dead_code, reason = "called by Command::spawn")]
     pub(crate) fn compile(&self) -> Result<Option<LandlockPlan>> {
         self.compile_for(abi())
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::Namespaces;
 use crate::error::{Error, Result};
 
 /// A kernel parameter (`sysctl(8)`) that belongs to a namespace, so that setting it inside a container leaves
@@ -39,6 +40,15 @@ pub struct Sysctl {
 pub(crate) enum SysctlNamespace {
     Ipc,
     Network,
+}
+
+impl SysctlNamespace {
+    pub(crate) fn kind(self) -> Namespaces {
+        match self {
+            Self::Ipc => Namespaces::IPC,
+            Self::Network => Namespaces::NETWORK,
+        }
+    }
 }
 
 /// The parameters of an IPC namespace under `kernel`.

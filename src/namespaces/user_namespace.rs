@@ -166,7 +166,6 @@ impl UserNamespace {
     }
 
     /// Whether processes inside are known to be unable to change their supplementary groups.
-    #[allow(dead_code, reason = "Command asks when it sets groups")]
     pub(crate) fn denies_setgroups(&self) -> bool {
         self.0.denies_setgroups
     }

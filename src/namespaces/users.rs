@@ -22,7 +22,6 @@ const MAX_ID: u32 = u32::MAX - 1;
 
 /// Who a process is to be, in the ids of its user namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "Command takes it")]
 pub(crate) struct Identity {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -36,6 +35,11 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    /// Root, in no other group.
+    pub(crate) fn root() -> Self {
+        Self { uid: 0, gid: 0, groups: vec![0], home: None, name: None }
+    }
+
     /// Finds the user `user`, `uid`, `user:group`, `uid:gid` or a mixture of these in the image at `root`.
     ///
     /// As with Docker, a user without a group has the groups that the image gives it, and a uid that the
@@ -46,7 +50,6 @@ impl Identity {
     /// `InvalidInput` if it is none of these forms (CVE-2026-30892: `""`, `0x`, `1:`, `-1`, `1.5`),
     /// `NotFound` if the image has no user or group of that name, `Malformed` if one of its files is not
     /// a regular file, or too long.
-    #[allow(dead_code, reason = "Command takes it")]
     pub(crate) fn find(user: &str, root: &RootDir) -> Result<Self> {
         let spec = Spec::parse(user)?;
         let read = |file| match root.read_file(file, MAX_FILE) {

@@ -57,7 +57,6 @@ fn gate() -> MutexGuard<'static, Gate> {
 pub(crate) struct Dumpable;
 
 impl Dumpable {
-    #[allow(dead_code, reason = "spawning holds it")]
     /// Holds the flag at 0, together with all others that do.
     ///
     /// The last guard restores what the first one found, even if the kernel has changed the flag in

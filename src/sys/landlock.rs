@@ -4,21 +4,12 @@ use std::sync::OnceLock;
 
 use super::raw;
 
-/// The three calls, which have the same numbers on every architecture.
-pub(crate) const SYS_LANDLOCK_CREATE_RULESET: i64 = 444;
-#[allow(dead_code, reason = "spawning makes these two calls")]
-pub(crate) const SYS_LANDLOCK_ADD_RULE: i64 = 445;
-#[allow(dead_code, reason = "spawning makes these two calls")]
-pub(crate) const SYS_LANDLOCK_RESTRICT_SELF: i64 = 446;
-
 /// `landlock_create_ruleset` flag: answer with the version of the interface.
 const CREATE_RULESET_VERSION: usize = 1;
 
 /// `landlock_add_rule` type for [`PathBeneathAttr`].
-#[allow(dead_code, reason = "spawning makes these two calls")]
 pub(crate) const RULE_PATH_BENEATH: u32 = 1;
 /// `landlock_add_rule` type for [`NetPortAttr`].
-#[allow(dead_code, reason = "spawning makes these two calls")]
 pub(crate) const RULE_NET_PORT: u32 = 2;
 
 /// What a ruleset denies where no rule allows it. Kernels that know a shorter structure take this one as long as
@@ -36,7 +27,6 @@ pub(crate) struct RulesetAttr {
 /// A rule that allows access to a file, or to everything beneath a directory.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, packed)]
-#[allow(dead_code, reason = "spawning fills these in")]
 pub(crate) struct PathBeneathAttr {
     pub(crate) allowed_access: u64,
     pub(crate) parent_fd: i32,
@@ -45,7 +35,6 @@ pub(crate) struct PathBeneathAttr {
 /// A rule that allows a TCP port.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-#[allow(dead_code, reason = "spawning fills these in")]
 pub(crate) struct NetPortAttr {
     pub(crate) allowed_access: u64,
     /// In host byte order.
@@ -65,10 +54,7 @@ pub(crate) fn abi() -> u32 {
     *ABI.get_or_init(|| {
         // SAFETY: with this flag the kernel takes a null pointer and a size of 0, and reads no memory.
         let version = unsafe {
-            raw::syscall(
-                SYS_LANDLOCK_CREATE_RULESET as std::ffi::c_long,
-                [0, 0, CREATE_RULESET_VERSION, 0, 0, 0],
-            )
+            raw::syscall(libc::SYS_landlock_create_ruleset, [0, 0, CREATE_RULESET_VERSION, 0, 0, 0])
         };
         version.map_or(0, |version| version as u32)
     })

@@ -26,7 +26,9 @@ pub(crate) mod plan;
 pub(crate) mod raw;
 pub(crate) mod root_dir;
 pub(crate) mod signals;
-pub(crate) mod user_namespace;
 pub(crate) mod spawn;
+pub(crate) mod terminal;
+pub(crate) mod user_namespace;
+pub(crate) mod wait;
 #[allow(dead_code, reason = "used by the feature `layers`")]
 pub(crate) mod worker;

@@ -8,6 +8,8 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
+use super::landlock::RulesetAttr;
+
 /// A file descriptor that a step uses or makes: an index into [`Plan::fds`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slot(u16);
@@ -149,6 +151,8 @@ pub(crate) enum Step {
         old: Slot,
         leftovers: Vec<CString>,
     },
+    /// Brings up the loopback device of a new network namespace.
+    Loopback,
     Mount {
         fs: Filesystem,
         target: Option<Target>,
@@ -164,12 +168,19 @@ pub(crate) enum Step {
         from: Slot,
         target: Target,
     },
+    /// `set`: `MOUNT_ATTR_*`; `propagation`: `MS_PRIVATE` and its kin.
     Attributes {
         mount: Slot,
         set: u64,
-        clear: u64,
+        propagation: u64,
         recursive: bool,
         what: String,
+    },
+    /// Opens a file without following a link.
+    Open {
+        dir: Slot,
+        name: CString,
+        out: Slot,
     },
     Node {
         dir: Slot,
@@ -254,7 +265,6 @@ pub(crate) enum Step {
     },
     Landlock {
         rules: LandlockRules,
-        fd: Slot,
     },
     Seccomp {
         filter: Filter,
@@ -274,10 +284,9 @@ impl Step {
     }
 }
 
-/// The five capability sets as bit masks, and the highest capability of the kernel.
+/// Four capability sets as bit masks, and the highest capability of the kernel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CapabilitySets {
-    pub(crate) bounding: u64,
     pub(crate) permitted: u64,
     pub(crate) effective: u64,
     pub(crate) inheritable: u64,
@@ -302,11 +311,19 @@ impl fmt::Debug for Filter {
 /// A Landlock ruleset in the kernel's terms, see landlock(7).
 #[derive(Clone, Debug)]
 pub(crate) struct LandlockRules {
-    /// `struct landlock_ruleset_attr`, an array of u64, of which the kernel's ABI knows `size` bytes.
-    pub(crate) attributes: [u64; 3],
-    pub(crate) size: usize,
-    pub(crate) paths: Vec<(CString, u64)>,
+    pub(crate) ruleset: RulesetAttr,
+    pub(crate) paths: Vec<LandlockPath>,
+    /// Port and access.
     pub(crate) ports: Vec<(u16, u64)>,
+}
+
+/// Access to what is beneath a path.
+#[derive(Clone, Debug)]
+pub(crate) struct LandlockPath {
+    pub(crate) path: CString,
+    pub(crate) access: u64,
+    /// If the path is not a directory.
+    pub(crate) file_access: u64,
 }
 
 /// The kernel's `struct sched_attr`, see sched_setattr(2).

@@ -10,6 +10,7 @@ use super::child::{Context, Phase, Report, clone_args, inner, outer, sharing};
 use super::clone::{self, CloneArgs, Stack};
 use super::plan::{Plan, Step};
 use super::raw::{Errno, sys};
+use super::signals::SignalsBlocked;
 
 /// A process that executes its program.
 #[derive(Debug)]
@@ -83,30 +84,6 @@ impl Drop for SharedReport {
     fn drop(&mut self) {
         // SAFETY: the mapping made in `new`, unmapped once.
         unsafe { libc::munmap(self.0.cast(), size_of::<Report>()) };
-    }
-}
-
-/// Blocks every signal on this thread while it lives, so that no handler of the host runs in a child.
-#[derive(Debug)]
-pub(crate) struct SignalsBlocked(u64);
-
-impl SignalsBlocked {
-    pub(crate) fn new() -> Self {
-        let (all, mut old) = (u64::MAX, 0u64);
-        // SAFETY: the kernel reads and writes one 8-byte signal set each.
-        let _ = unsafe {
-            sys!(SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const all, &raw mut old, 8usize)
-        };
-        Self(old)
-    }
-}
-
-impl Drop for SignalsBlocked {
-    fn drop(&mut self) {
-        // SAFETY: the kernel reads one 8-byte signal set.
-        let _ = unsafe {
-            sys!(SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const self.0, 0usize, 8usize)
-        };
     }
 }
 

@@ -33,11 +33,13 @@ impl Holder {
             .map_err(|err| SyscallError::new("mmap(stack)", err.raw_os_error().unwrap_or(0)))?;
         let mut pidfd = -1;
         let flags = libc::CLONE_NEWUSER | libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_PIDFD;
-        let mut args = CloneArgs::default();
-        args.flags = flags as u64;
-        args.pidfd = &raw mut pidfd as u64;
-        // No SIGCHLD: the host's handlers and `wait` calls must not see it.
-        args.exit_signal = 0;
+        let args = CloneArgs {
+            flags: flags as u64,
+            pidfd: &raw mut pidfd as u64,
+            // No SIGCHLD: the host's handlers and `wait` calls must not see it.
+            exit_signal: 0,
+            ..CloneArgs::default()
+        };
         let parent = std::process::id() as usize;
         let blocked = SignalsBlocked::new();
         // SAFETY: `pidfd` is writable until the call returns. The stack lives in the value returned, whose

@@ -280,8 +280,7 @@ impl<'a> Worker<'a> {
             errno: AtomicI32::new(0),
         };
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES;
-        let mut args = CloneArgs::default();
-        args.flags = flags as u64;
+        let args = CloneArgs { flags: flags as u64, ..CloneArgs::default() };
         let signals = SignalsBlocked::new();
         // SAFETY: VFORK: stack and job outlive the child's use of them. `work` makes raw system calls only
         // and touches the job's memory, which no other thread has.

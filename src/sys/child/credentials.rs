@@ -2,8 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Done, Failure, Named, Report, fail};
-use crate::sys::plan::{CapabilitySets, Fds, Filter, LandlockRules, Slot};
+use super::{Done, Failure, Named, Report, close, fail, mounts, stat};
+use crate::sys::landlock::{
+    NetPortAttr, PathBeneathAttr, RULE_NET_PORT, RULE_PATH_BENEATH, RulesetAttr,
+};
+use crate::sys::plan::{CapabilitySets, Filter, LandlockPath, LandlockRules};
 use crate::sys::raw::{Errno, sys};
 
 /// Real, effective, saved and file-system ids at once; raw, because libc would do it on every thread of
@@ -93,33 +96,37 @@ fn in_bounding_set(capability: u32) -> bool {
     read == Ok(1)
 }
 
-pub(super) fn landlock(rules: &LandlockRules, fds: &Fds, slot: Slot) -> Done {
-    let attr = &rules.attributes;
-    // SAFETY: the kernel reads `size` bytes of attributes, an array of u64.
-    let fd = unsafe { sys!(SYS_landlock_create_ruleset, attr.as_ptr(), rules.size, 0) }
-        .named("landlock_create_ruleset")? as i32;
-    fds.set(slot, fd);
-    for (path, access) in &rules.paths {
-        let parent =
-            super::open(libc::AT_FDCWD, path, libc::O_PATH).named("open(landlock path)")?;
-        // The packed struct landlock_path_beneath_attr: u64 access, i32 fd.
-        let mut rule = [0u8; 12];
-        let (access_part, fd_part) = rule.split_at_mut(8);
-        access_part.copy_from_slice(&access.to_ne_bytes());
-        fd_part.copy_from_slice(&parent.to_ne_bytes());
-        // SAFETY: 1 is LANDLOCK_RULE_PATH_BENEATH, which reads the 12 bytes.
-        let added = unsafe { sys!(SYS_landlock_add_rule, fd, 1, rule.as_ptr(), 0) };
-        super::close(parent);
-        added.named("landlock_add_rule")?;
+pub(super) fn landlock(rules: &LandlockRules) -> Done {
+    // SAFETY: the kernel reads one RulesetAttr.
+    let fd = unsafe {
+        sys!(SYS_landlock_create_ruleset, &raw const rules.ruleset, size_of::<RulesetAttr>(), 0)
+    }
+    .named("landlock_create_ruleset")? as i32;
+    for rule in &rules.paths {
+        let parent_fd = mounts::open_no_magic(&rule.path).named("openat2(landlock path)")?;
+        let added = allow_beneath(fd, parent_fd, rule);
+        close(parent_fd);
+        added?;
     }
     for (port, access) in &rules.ports {
-        let rule = [*access, u64::from(*port)];
-        // SAFETY: 2 is LANDLOCK_RULE_NET_PORT, which reads two u64.
-        unsafe { sys!(SYS_landlock_add_rule, fd, 2, rule.as_ptr(), 0) }
-            .named("landlock_add_rule")?;
+        let rule = NetPortAttr { allowed_access: *access, port: u64::from(*port) };
+        // SAFETY: the kernel reads one NetPortAttr.
+        unsafe { sys!(SYS_landlock_add_rule, fd, RULE_NET_PORT, &raw const rule, 0) }
+            .named("landlock_add_rule(LANDLOCK_RULE_NET_PORT)")?;
     }
     // SAFETY: takes no pointer.
     unsafe { sys!(SYS_landlock_restrict_self, fd, 0) }.named("landlock_restrict_self").map(drop)
+}
+
+fn allow_beneath(ruleset: i32, parent_fd: i32, rule: &LandlockPath) -> Done {
+    let found = stat(parent_fd, c"").named("statx")?;
+    let is_dir = u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFDIR;
+    let allowed_access = if is_dir { rule.access } else { rule.file_access };
+    let rule = PathBeneathAttr { allowed_access, parent_fd };
+    // SAFETY: the kernel reads one PathBeneathAttr.
+    unsafe { sys!(SYS_landlock_add_rule, ruleset, RULE_PATH_BENEATH, &raw const rule, 0) }
+        .named("landlock_add_rule(LANDLOCK_RULE_PATH_BENEATH)")
+        .map(drop)
 }
 
 #[repr(C)]

@@ -187,12 +187,12 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
         Step::JoinCgroupDir { dir } => {
             write_file(fds.get(*dir), c"cgroup.procs", b"0", "write(cgroup.procs, \"0\")")
         }
-        // SAFETY: takes no pointer.
         Step::SetNs { fd, flags, .. } => {
+            // SAFETY: takes no pointer.
             unsafe { sys!(SYS_setns, fds.get(*fd), *flags) }.named("setns").map(drop)
         }
-        // SAFETY: takes no pointer.
         Step::Unshare { flags, .. } => {
+            // SAFETY: takes no pointer.
             unsafe { sys!(SYS_unshare, *flags) }.named("unshare").map(drop)
         }
         Step::EnterRoot { dir } => mounts::enter_root(fds.get(*dir)),
@@ -205,8 +205,8 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
             Err(Errno(libc::EPERM)) => Ok(()),
             other => other.named("setsid").map(drop),
         },
-        // SAFETY: only options whose arguments are integers are put into plans.
         Step::Prctl { what, args: [op, a, b, c, d] } => {
+            // SAFETY: only options whose arguments are integers are put into plans.
             unsafe { sys!(SYS_prctl, *op, *a, *b, *c, *d) }.named(what).map(drop)
         }
         Step::SetIds { uid, gid, groups } => credentials::set_ids(*uid, *gid, groups.as_deref()),
@@ -216,12 +216,16 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
         }
         Step::PivotRoot { root, old } => mounts::pivot_root(fds, *root, *old),
         Step::DetachOldRoot { old, leftovers } => mounts::detach_old_root(fds.get(*old), leftovers),
+        Step::Loopback => loopback(),
         Step::Mount { fs, target, out } => mounts::mount(fds, fs, target.as_ref(), *out),
         Step::Attach { mount, target } => mounts::attach(fds.get(*mount), target),
         Step::Bind { from, target } => mounts::bind(fds.get(*from), target),
-        Step::Attributes { mount, set, clear, recursive, .. } => {
-            mounts::set_attributes(fds.get(*mount), *set, *clear, *recursive)
+        Step::Attributes { mount, set, propagation, recursive, .. } => {
+            mounts::set_attributes(fds.get(*mount), *set, *propagation, *recursive)
         }
+        Step::Open { dir, name, out } => open(fds.get(*dir), name, libc::O_PATH | libc::O_NOFOLLOW)
+            .named("openat(O_PATH|O_NOFOLLOW)")
+            .map(|fd| fds.set(*out, fd)),
         Step::Node { dir, name, mode, device } => mounts::node(fds.get(*dir), name, *mode, *device),
         Step::Directory { dir, name, mode } => mounts::directory(fds.get(*dir), name, *mode),
         Step::Symlink { dir, name, target } => mounts::symlink(fds.get(*dir), name, target),
@@ -230,14 +234,18 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
         }
         Step::Mask { target, null } => mounts::mask(target, null.map(|n| fds.get(n))),
         Step::ReadOnlyPath { target } => mounts::read_only_path(target),
-        // SAFETY: the kernel reads `len` bytes of the name.
-        Step::HostName { name } => unsafe { sys!(SYS_sethostname, name.as_ptr(), name.len()) }
-            .named("sethostname")
-            .map(drop),
-        // SAFETY: the kernel reads `len` bytes of the name.
-        Step::DomainName { name } => unsafe { sys!(SYS_setdomainname, name.as_ptr(), name.len()) }
-            .named("setdomainname")
-            .map(drop),
+        Step::HostName { name } => {
+            // SAFETY: the kernel reads `len` bytes of the name.
+            unsafe { sys!(SYS_sethostname, name.as_ptr(), name.len()) }
+                .named("sethostname")
+                .map(drop)
+        }
+        Step::DomainName { name } => {
+            // SAFETY: the kernel reads `len` bytes of the name.
+            unsafe { sys!(SYS_setdomainname, name.as_ptr(), name.len()) }
+                .named("setdomainname")
+                .map(drop)
+        }
         Step::Rlimit { resource, soft, hard, .. } => {
             let limit = [*soft, *hard];
             // SAFETY: the kernel reads one struct rlimit64, two u64.
@@ -245,20 +253,26 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
                 .named("prlimit64")
                 .map(drop)
         }
-        // SAFETY: takes no pointer.
-        Step::Nice { value } => unsafe { sys!(SYS_setpriority, libc::PRIO_PROCESS, 0, *value) }
-            .named("setpriority")
-            .map(drop),
-        // SAFETY: the kernel reads one struct sched_attr whose size field says how long it is.
-        Step::Scheduler { attr } => unsafe { sys!(SYS_sched_setattr, 0, &raw const *attr, 0) }
-            .named("sched_setattr")
-            .map(drop),
-        // SAFETY: takes no pointer. 1 is IOPRIO_WHO_PROCESS.
+        Step::Nice { value } => {
+            // SAFETY: takes no pointer.
+            unsafe { sys!(SYS_setpriority, libc::PRIO_PROCESS, 0, *value) }
+                .named("setpriority")
+                .map(drop)
+        }
+        Step::Scheduler { attr } => {
+            // SAFETY: the kernel reads one struct sched_attr whose size field says how long it is.
+            unsafe { sys!(SYS_sched_setattr, 0, &raw const *attr, 0) }
+                .named("sched_setattr")
+                .map(drop)
+        }
         Step::IoPriority { value } => {
+            // SAFETY: takes no pointer. 1 is IOPRIO_WHO_PROCESS.
             unsafe { sys!(SYS_ioprio_set, 1, 0, *value) }.named("ioprio_set").map(drop)
         }
-        // SAFETY: takes no pointer, cannot fail.
-        Step::Umask { mask } => unsafe { sys!(SYS_umask, *mask) }.named("umask").map(drop),
+        Step::Umask { mask } => {
+            // SAFETY: takes no pointer, cannot fail.
+            unsafe { sys!(SYS_umask, *mask) }.named("umask").map(drop)
+        }
         Step::OpenTerminal { pts, peer, socket, rows, columns } => {
             terminal::open(fds, *pts, *peer, *socket, *rows, *columns)
         }
@@ -267,12 +281,28 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
         Step::Chdir { path, rooted } => mounts::chdir(path, *rooted),
         Step::Capabilities { sets } => credentials::set_capabilities(sets),
         Step::Bounding { keep, last } => credentials::drop_bounding(*keep, *last),
-        Step::Landlock { rules, fd } => credentials::landlock(rules, fds, *fd),
+        Step::Landlock { rules } => credentials::landlock(rules),
         Step::Seccomp { filter } => credentials::seccomp(filter, cx.report),
         Step::RefuseProgram { device, inode } => {
             exec::refuse_host_program(&cx.plan.exec, *device, *inode)
         }
     }
+}
+
+fn loopback() -> Done {
+    // SAFETY: takes no pointer.
+    let socket =
+        unsafe { sys!(SYS_socket, libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }
+            .named("socket(AF_INET)")? as i32;
+    // SAFETY: all-zero is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as _;
+    request.ifr_name[1] = b'o' as _;
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as i16;
+    // SAFETY: the kernel reads one ifreq.
+    let result = unsafe { sys!(SYS_ioctl, socket, libc::SIOCSIFFLAGS, &raw const request) };
+    close(socket);
+    result.named("ioctl(SIOCSIFFLAGS, lo)").map(drop)
 }
 
 /// Handlers are addresses in the host's program; ignored signals would stay ignored in the new one.

@@ -58,6 +58,8 @@ pub(super) fn pivot_root(fds: &Fds, root: Slot, old: Slot) -> Done {
     }
     .named("move_mount(root, \"/\")")?;
     fchdir(root)?;
+    // A copy of a shared mount is its peer: what the container mounted in it would appear on the host.
+    change_here(libc::MS_REC | libc::MS_PRIVATE)?;
     // SAFETY: C strings.
     match unsafe { sys!(SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) } {
         // An initramfs is the bottom of every mount tree and cannot be moved away; stacked on it, the new
@@ -203,35 +205,47 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-pub(super) fn set_attributes(mount: i32, set: u64, clear: u64, recursive: bool) -> Done {
-    let attr = MountAttr { set, clear, propagation: 0, userns_fd: 0 };
+pub(super) fn set_attributes(mount: i32, set: u64, propagation: u64, recursive: bool) -> Done {
+    let attr = MountAttr { set, clear: 0, propagation, userns_fd: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: a C string, and a mount_attr of the size given.
     let changed = unsafe {
         sys!(SYS_mount_setattr, mount, c"".as_ptr(), flags, &raw const attr, size_of::<MountAttr>())
     };
     match changed {
-        Err(Errno(libc::ENOSYS)) if !recursive && clear == 0 => remount_classic(mount, set),
+        Err(Errno(libc::ENOSYS)) if set == 0 || !recursive => {
+            remount_classic(mount, set, propagation)
+        }
         other => other.named("mount_setattr").map(drop),
     }
 }
 
-/// Before Linux 5.12, on an attached mount only: a bind remount, which must repeat the flags it keeps.
-fn remount_classic(mount: i32, set: u64) -> Done {
+/// Before Linux 5.12, on an attached mount only.
+fn remount_classic(mount: i32, set: u64, propagation: u64) -> Done {
     // The kernel's struct statfs on 64-bit machines: words, of which the eleventh is f_flags.
     let mut found = [0u64; 16];
     // SAFETY: the kernel fills one struct statfs, 15 words.
     unsafe { sys!(SYS_fstatfs, mount, found.as_mut_ptr()) }.named("fstatfs")?;
-    // ST_RDONLY to ST_NODIRATIME and MOUNT_ATTR_RDONLY to _NOEXEC have the values of their MS_* flags;
-    // f_flags also carries ST_VALID, which MS_REMOUNT would repeat as itself.
+    // A bind remount must repeat the flags that it keeps. ST_RDONLY to ST_NODIRATIME and MOUNT_ATTR_RDONLY to
+    // _NOEXEC have the values of their MS_* flags.
     let kept = found[10] & (1 | 2 | 4 | 8 | 1024 | 2048);
-    let flags = kept | set & 0xf | libc::MS_REMOUNT | libc::MS_BIND;
+    let remount = kept | set & 0xf | libc::MS_REMOUNT | libc::MS_BIND;
     with_cwd(mount, || {
-        // SAFETY: C strings and null pointers, as mount(2) allows for a remount.
-        unsafe { sys!(SYS_mount, 0usize, c".".as_ptr(), 0usize, flags, 0usize) }
-            .named("mount(MS_REMOUNT|MS_BIND)")
-            .map(drop)
+        if set != 0 {
+            change_here(remount)?;
+        }
+        if propagation != 0 {
+            change_here(propagation | libc::MS_REC)?;
+        }
+        Ok(())
     })
+}
+
+fn change_here(flags: u64) -> Done {
+    // SAFETY: C strings and null pointers, as mount(2) allows for changes of a mount.
+    unsafe { sys!(SYS_mount, 0usize, c".".as_ptr(), 0usize, flags, 0usize) }
+        .named("mount(\".\", remount)")
+        .map(drop)
 }
 
 pub(super) fn node(dir: i32, name: &CStr, mode: u32, device: u64) -> Done {
@@ -388,6 +402,14 @@ fn openat2(path: &CStr, flags: i32, resolve: u64) -> Result<i32, Errno> {
     .map(|fd| fd as i32)
 }
 
+/// Opens a path of the container's that may go through links, but not through those of /proc.
+pub(super) fn open_no_magic(path: &CStr) -> Result<i32, Errno> {
+    match openat2(path, libc::O_PATH, RESOLVE_NO_MAGICLINKS) {
+        Err(Errno(libc::ENOSYS)) => open(libc::AT_FDCWD, path, libc::O_PATH),
+        other => other,
+    }
+}
+
 /// Opens a path that the engine itself chose, with no symbolic link on the way.
 fn open_existing(target: &Target) -> Done<i32> {
     let resolve = RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS;
@@ -453,13 +475,13 @@ fn step_down(
 ) -> Done<i32> {
     let opened = match open(dir, name, libc::O_PATH | libc::O_NOFOLLOW) {
         Err(Errno(libc::ENOENT)) if create => {
-            // SAFETY: C strings.
             match kind {
                 Kind::Directory => {
+                    // SAFETY: a C string.
                     unsafe { sys!(SYS_mkdirat, dir, name.as_ptr(), 0o755) }.named("mkdirat")?
                 }
-                // SAFETY: C strings.
                 Kind::File => {
+                    // SAFETY: a C string.
                     unsafe { sys!(SYS_mknodat, dir, name.as_ptr(), libc::S_IFREG | 0o644, 0) }
                         .named("mknodat")?
                 }

@@ -1,0 +1,514 @@
+//! From a [`Command`] to a running [`Child`]: all thinking, allocating and opening happens here, in the
+//! parent, and ends in a plan that the child only executes.
+
+mod credentials;
+mod environment;
+mod explain;
+mod filesystem;
+
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use self::environment::{c_environment, c_path, c_string, candidates, environment};
+use self::filesystem::Places;
+use super::child::{OwnCgroup, Process};
+use super::command::{Clock, Users};
+use super::root::Source;
+use super::users::Identity;
+use super::{Child, Command, Namespaces, Stdio, Terminal, UserNamespace};
+use crate::cgroups::Cgroup;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::sys;
+use crate::sys::dumpable::Dumpable;
+use crate::sys::plan::{CStringArray, Exec, Fds, Filter, Plan, Slot, Step};
+use crate::sys::root_dir::RootDir;
+
+/// What a container unshares: time only on request, as it isolates nothing without offsets.
+const CONTAINER_NAMESPACES: Namespaces = Namespaces::all().difference(Namespaces::TIME);
+
+/// Starts `command`, in the namespaces of `inside` if given; streams that it does not set are `defaults`.
+pub(super) fn spawn(
+    command: &Command,
+    inside: Option<&Process>,
+    defaults: [Stdio; 3],
+) -> Result<Child> {
+    let attempt = || match inside {
+        Some(process) => {
+            format!("exec {} in {}", command.program.display(), process.program)
+        }
+        None if command.is_container() => {
+            format!("spawn {} in rootfs {}", command.program.display(), command.root.name())
+        }
+        None => format!("spawn {}", command.program.display()),
+    };
+    try_spawn(command, inside, defaults).map_err(|err| err.context(attempt()))
+}
+
+/// A plan in the making.
+struct Builder<'a> {
+    command: &'a Command,
+    inside: Option<&'a Process>,
+    /// The namespaces that are made anew.
+    unshared: Namespaces,
+    users: Option<UserNamespace>,
+    joins_user_namespace: bool,
+    /// The host may mount and open what it likes.
+    privileged: bool,
+    may_make_nodes: bool,
+    identity: Identity,
+    changes_user: bool,
+    fds: Fds,
+    join: Vec<Step>,
+    steps: Vec<Step>,
+    places: Places,
+    image_root: Option<Arc<OwnedFd>>,
+    /// The process's side of its terminal.
+    peer: Option<Slot>,
+    /// Where the child sends the host's side.
+    terminal_receiver: Option<UnixStream>,
+    into_cgroup: Option<Slot>,
+    /// Of those unshared, the ones that a step makes instead of the clone.
+    late_namespaces: Namespaces,
+    label: Option<Step>,
+    late_filter: Option<Filter>,
+    copy: bool,
+    join_copy: bool,
+}
+
+fn try_spawn(command: &Command, inside: Option<&Process>, defaults: [Stdio; 3]) -> Result<Child> {
+    if inside.is_some_and(|process| process.status.is_some()) {
+        return Err(Error::new(ErrorKind::InvalidState, "the process has ended"));
+    }
+    let mut builder = Builder::new(command, inside)?;
+    let cgroup = builder.cgroup()?;
+    builder.enter_namespaces()?;
+    builder.filesystem()?;
+    builder.look_up_user()?;
+    builder.host_names()?;
+    builder.process_attributes()?;
+    let streams = builder.streams(defaults)?;
+    builder.credentials()?;
+    builder.finish(cgroup, streams)
+}
+
+/// The host's ends of a process's streams.
+struct Streams {
+    parents: [Option<OwnedFd>; 3],
+    terminal: Option<OwnedFd>,
+    /// Where the child sends the host's side of a terminal that it opens itself.
+    receiver: Option<UnixStream>,
+    map: Vec<(Slot, i32)>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(command: &'a Command, inside: Option<&'a Process>) -> Result<Self> {
+        let capabilities = sys::user_namespace::effective_capabilities();
+        let has = |number: u32| capabilities >> number & 1 == 1;
+        const CAP_SYS_ADMIN: u32 = 21;
+        const CAP_MKNOD: u32 = 27;
+        let default =
+            if command.is_container() { CONTAINER_NAMESPACES } else { Namespaces::empty() };
+        let mut unshared = command.unshare.unwrap_or(default) - command.share;
+        if !command.time_offsets.is_empty() {
+            unshared |= Namespaces::TIME;
+        }
+        if let Some(process) = inside {
+            if command.is_container() || command.unshare.is_some() || !command.mounts.is_empty() {
+                return Err(Error::invalid(
+                    "a process in an existing container can have no root, namespace or mount of its own",
+                ));
+            }
+            unshared = Namespaces::empty();
+            if process.user_namespace.is_none() && process.namespaces.contains(Namespaces::USER) {
+                return Err(Error::invalid("the container's user namespace is unknown"));
+            }
+        }
+        let users = match (&command.users, &command.root.0) {
+            _ if inside.is_some() => inside.and_then(|process| process.user_namespace.clone()),
+            (Users::Namespace(users), _) => Some(users.clone()),
+            (Users::Host, _) => None,
+            (Users::Default, Source::Mounted { user_namespace, .. }) => user_namespace.clone(),
+            (Users::Default, _) if unshared.contains(Namespaces::USER) => {
+                Some(UserNamespace::automatic()?)
+            }
+            (Users::Default, _) => None,
+        };
+        Ok(Self {
+            command,
+            inside,
+            unshared: unshared - Namespaces::USER,
+            joins_user_namespace: command.join.iter().any(|(k, _)| k.contains(Namespaces::USER)),
+            users,
+            privileged: has(CAP_SYS_ADMIN),
+            may_make_nodes: has(CAP_MKNOD),
+            identity: Identity::root(),
+            changes_user: false,
+            fds: Fds::default(),
+            join: Vec::new(),
+            steps: Vec::new(),
+            places: Places::default(),
+            image_root: inside.and_then(|process| process.root.clone()),
+            peer: None,
+            terminal_receiver: None,
+            into_cgroup: None,
+            late_namespaces: Namespaces::empty(),
+            label: None,
+            late_filter: None,
+            copy: command.copy,
+            join_copy: false,
+        })
+    }
+
+    /// The cgroup to run in, and the steps to get there.
+    fn cgroup(&mut self) -> Result<Option<OwnCgroup>> {
+        let own = match (&self.command.limits, &self.command.cgroup, self.inside) {
+            (Some(_), Some(_), _) => {
+                return Err(Error::invalid("both limits and a cgroup are given")
+                    .with_hint("set the limits on the cgroup: Cgroup::set"));
+            }
+            (Some(limits), None, _) => Some((Cgroup::create_unique(limits)?, true)),
+            (None, Some(cgroup), _) => Some((cgroup.handle(), false)),
+            (None, None, Some(process)) => {
+                process.cgroup.as_ref().map(|own| (own.cgroup.handle(), false))
+            }
+            (None, None, None) => None,
+        };
+        let Some((cgroup, owned)) = own else { return Ok(None) };
+        let attach = cgroup.attach()?;
+        self.copy |= attach.rebinds_memory;
+        for procs in attach.procs {
+            let procs = self.fds.own(procs);
+            self.steps.push(Step::JoinCgroup { procs });
+        }
+        if let Some(dir) = attach.into_cgroup {
+            let dir = self.fds.own(dir);
+            if sys::clone::clone3_missing() {
+                self.steps.push(Step::JoinCgroupDir { dir });
+            } else {
+                self.into_cgroup = Some(dir);
+            }
+        }
+        let oom_kills = cgroup.oom_kills()?;
+        Ok(Some(OwnCgroup { cgroup, owned, oom_kills }))
+    }
+
+    /// Namespaces that exist already, and the first things to do in new ones.
+    fn enter_namespaces(&mut self) -> Result<()> {
+        if let Some(users) = &self.users {
+            let fd = self.fds.own(clone_fd(users)?);
+            let what = "join the user namespace".into();
+            self.join.push(Step::SetNs { fd, flags: libc::CLONE_NEWUSER, what });
+        }
+        for (kinds, fd) in &self.command.join {
+            let slot = self.fds.own(clone_fd(fd)?);
+            let what = format!("join the {kinds} namespace");
+            self.join.push(Step::SetNs { fd: slot, flags: kinds.flags(), what });
+            self.join_copy |= kinds.contains(Namespaces::TIME);
+            self.unshared -= *kinds;
+        }
+        if let Some(process) = self.inside {
+            let fd = self.fds.own(clone_fd(process.pidfd())?);
+            let kinds = process.namespaces - Namespaces::USER;
+            self.join_copy |= kinds.contains(Namespaces::TIME);
+            if !kinds.is_empty() {
+                let what = format!("join the namespaces {kinds} of {}", process.program);
+                self.join.push(Step::SetNs { fd, flags: kinds.flags(), what });
+            }
+            if kinds.contains(Namespaces::MOUNT)
+                && let Some(root) = &process.root
+            {
+                let dir = self.fds.own(clone_fd(root)?);
+                self.join.push(Step::EnterRoot { dir });
+            }
+        }
+        self.oom_score()?;
+        if let Some(step) = self.label.take() {
+            self.steps.push(step);
+        }
+        self.become_root_inside()?;
+        self.time()?;
+        if self.unshared.contains(Namespaces::NETWORK) {
+            self.steps.push(Step::Loopback);
+        }
+        // The root of a cgroup namespace is where its maker is, which on v1 is decided by a step.
+        let joins_cgroup = self
+            .steps
+            .iter()
+            .rposition(|s| matches!(s, Step::JoinCgroup { .. } | Step::JoinCgroupDir { .. }));
+        if let Some(at) = joins_cgroup
+            && self.unshared.contains(Namespaces::CGROUP)
+        {
+            let what = "unshare(CLONE_NEWCGROUP)";
+            self.steps.insert(at + 1, Step::Unshare { flags: libc::CLONE_NEWCGROUP, what });
+            self.late_namespaces |= Namespaces::CGROUP;
+        }
+        if self.command.is_container() || self.command.terminal.is_some() {
+            // Without a session of its own it could push input into the host's terminal (TIOCSTI).
+            self.steps.push(Step::NewSession);
+        }
+        Ok(())
+    }
+
+    fn time(&mut self) -> Result<()> {
+        if !self.unshared.contains(Namespaces::TIME) {
+            return Ok(());
+        }
+        self.late_namespaces |= Namespaces::TIME;
+        let what = "unshare(CLONE_NEWTIME)";
+        self.steps.push(Step::Unshare { flags: Namespaces::TIME.flags(), what });
+        for (clock, offset) in &self.command.time_offsets {
+            let clock = match clock {
+                Clock::Monotonic => libc::CLOCK_MONOTONIC,
+                Clock::Boottime => libc::CLOCK_BOOTTIME,
+            };
+            self.steps.push(Step::WriteFile {
+                dir: None,
+                path: c"/proc/self/timens_offsets".into(),
+                data: format!("{clock} {} {}", offset.as_secs(), offset.subsec_nanos()).into(),
+                what: "set the clocks of the time namespace".into(),
+            });
+        }
+        Ok(())
+    }
+
+    fn look_up_user(&mut self) -> Result<()> {
+        let command = self.command;
+        if let Some(user) = &command.user {
+            let root = match &self.image_root {
+                Some(root) => RootDir::new(clone_fd(root)?),
+                None => RootDir::open_host(Path::new("/")).context(|| "open the host's root")?,
+            };
+            self.identity = Identity::find(user, &root)?;
+            self.changes_user = true;
+        }
+        if let Some(groups) = &command.groups {
+            self.identity.groups = groups.clone();
+            if !self.changes_user && self.users.is_none() && !command.is_container() {
+                self.identity.uid = nix::unistd::geteuid().as_raw();
+                self.identity.gid = nix::unistd::getegid().as_raw();
+            }
+            self.changes_user = true;
+        }
+        // A container of the host's users starts as root with no groups of the host's.
+        if (command.is_container() || self.inside.is_some()) && self.users.is_none() {
+            self.changes_user = true;
+        }
+        Ok(())
+    }
+
+    fn streams(&mut self, defaults: [Stdio; 3]) -> Result<Streams> {
+        let mut streams = Streams {
+            parents: [None, None, None],
+            terminal: None,
+            receiver: None,
+            map: Vec::new(),
+        };
+        if let Some(size) = self.command.terminal {
+            let peer = match self.peer {
+                Some(peer) => peer,
+                None => {
+                    let (host, peer) = sys::terminal::open_pair().context(|| "open a terminal")?;
+                    sys::terminal::set_size(&host, size.rows, size.columns)
+                        .context(|| "set the size of a terminal")?;
+                    streams.terminal = Some(host);
+                    self.fds.own(peer)
+                }
+            };
+            streams.receiver = self.terminal_receiver.take();
+            streams.map.extend((0..3).map(|number| (peer, number)));
+        }
+        for (number, default) in (0..3).zip(defaults) {
+            let index = usize::try_from(number).unwrap_or(0);
+            let chosen = self.command.streams[index].clone();
+            let stream = match chosen {
+                Some(stream) => stream,
+                None if self.command.terminal.is_some() => continue,
+                None => default,
+            };
+            let prepared = stream.prepare(number)?;
+            streams.map.retain(|(_, target)| *target != number);
+            if let Some(fd) = prepared.child {
+                streams.map.push((self.fds.own(clone_fd(&fd)?), number));
+            }
+            streams.parents[index] = prepared.parent;
+        }
+        for (number, fd) in &self.command.fds {
+            if *number < 3 || *number > 1 << 20 {
+                return Err(Error::invalid(format!(
+                    "file descriptor number {number}: use stdin, stdout and stderr for 0 to 2, and at most 1048576"
+                )));
+            }
+            if streams.map.iter().any(|(_, target)| target == number) {
+                return Err(Error::invalid(format!(
+                    "file descriptor number {number} is given twice"
+                )));
+            }
+            streams.map.push((self.fds.own(clone_fd(fd)?), *number));
+        }
+        Ok(streams)
+    }
+
+    /// The directory to start in, as it will be called inside.
+    fn working_directory(&self) -> Result<Option<PathBuf>> {
+        match &self.command.current_dir {
+            Some(dir) => Ok(Some(dir.clone())),
+            None if matches!(self.command.root.0, Source::HostPrograms) => {
+                std::env::current_dir().map(Some).context(|| "find the host's working directory")
+            }
+            None if self.command.is_container() || self.inside.is_some() => Ok(Some("/".into())),
+            None => Ok(None),
+        }
+    }
+
+    fn working_directory_step(&mut self) -> Result<()> {
+        let rooted = self.command.is_container() || self.inside.is_some();
+        if let Some(dir) = self.working_directory()? {
+            if rooted && !dir.is_absolute() {
+                return Err(Error::invalid(format!(
+                    "working directory {} is not absolute",
+                    dir.display()
+                )));
+            }
+            let path = c_path("working directory", &dir)?;
+            self.steps.push(Step::Chdir { path, rooted });
+        }
+        Ok(())
+    }
+
+    fn exec(&mut self) -> Result<Exec> {
+        let command = self.command;
+        let home = match (&self.identity.home, &command.root.0) {
+            (Some(home), _) => home.clone(),
+            (None, Source::HostPrograms) => "/tmp".into(),
+            (None, _) if self.identity.uid == 0 => "/root".into(),
+            (None, _) => "/".into(),
+        };
+        let env = environment(command, self.inside.is_some(), &home);
+        let mut argv: Vec<CString> = Vec::with_capacity(command.args.len() + 1);
+        argv.push(c_string("program", command.arg0.as_ref().unwrap_or(&command.program))?);
+        for arg in &command.args {
+            argv.push(c_string("argument", arg)?);
+        }
+        Ok(Exec {
+            candidates: candidates(&command.program, &env)?,
+            argv: CStringArray::new(argv),
+            envp: CStringArray::new(c_environment(&env)?),
+            init: None,
+        })
+    }
+
+    fn finish(mut self, cgroup: Option<OwnCgroup>, streams: Streams) -> Result<Child> {
+        let exec = self.exec()?;
+        self.steps.push(Step::Descriptors { map: streams.map });
+        if self.command.terminal.is_some() {
+            self.steps.push(Step::ControllingTerminal);
+        }
+        if let Some(filter) = self.late_filter.take() {
+            self.steps.push(Step::Seccomp { filter });
+        }
+        let mut plan = Plan {
+            namespaces: (self.unshared - self.late_namespaces).bits(),
+            cgroup: self.into_cgroup,
+            join: std::mem::take(&mut self.join),
+            steps: std::mem::take(&mut self.steps),
+            exec,
+            fds: std::mem::take(&mut self.fds),
+            copy: self.copy,
+            join_copy: self.join_copy,
+        };
+        let spawned = {
+            let _window =
+                Dumpable::hold_zero().context(|| "switch off the host's dumpable flag")?;
+            sys::spawn::spawn(&mut plan)
+                .map_err(|failed| explain::explain(self.command, &self, &failed))?
+        };
+        drop(plan);
+        let [stdin, stdout, stderr] = streams.parents;
+        let terminal = match (streams.terminal, streams.receiver) {
+            (Some(terminal), _) => Some(terminal),
+            (None, Some(socket)) => {
+                Some(sys::terminal::receive_fd(socket).context(|| "receive the terminal")?)
+            }
+            (None, None) => None,
+        };
+        let mut namespaces = self.unshared;
+        if self.users.is_some() {
+            namespaces |= Namespaces::USER;
+        }
+        for (kinds, _) in &self.command.join {
+            namespaces |= *kinds;
+        }
+        if let Some(process) = self.inside {
+            namespaces |= process.namespaces;
+        }
+        let deadline = self
+            .command
+            .timeout
+            .and_then(|limit| Instant::now().checked_add(limit).map(|at| (at, limit)));
+        let child = Child {
+            stdin: stdin.map(Into::into),
+            stdout: stdout.map(Into::into),
+            stderr: stderr.map(Into::into),
+            terminal: terminal.map(Terminal::new),
+            seccomp_listener: spawned.listener,
+            process: Process {
+                pid: spawned.pid,
+                pidfd: spawned.pidfd,
+                program: self.command.program.display().to_string(),
+                status: None,
+                deadline,
+                timed_out: false,
+                cgroup,
+                user_namespace: self.users,
+                namespaces,
+                root: self.image_root,
+                kill_on_drop: true,
+            },
+        };
+        if self.command.is_container() || self.inside.is_some() {
+            refuse_running_host_program(&child)?;
+        }
+        Ok(child)
+    }
+}
+
+fn clone_fd(fd: impl AsFd) -> Result<OwnedFd> {
+    fd.as_fd().try_clone_to_owned().context(|| "duplicate a file descriptor")
+}
+
+/// Device and inode of the host's own executable.
+fn host_program() -> Option<(u64, u64)> {
+    static PROGRAM: OnceLock<Option<(u64, u64)>> = OnceLock::new();
+    *PROGRAM.get_or_init(|| {
+        let found = fs::metadata("/proc/self/exe").ok()?;
+        Some((found.dev(), found.ino()))
+    })
+}
+
+fn host_program_refusal() -> Result<Step> {
+    let (device, inode) = host_program()
+        .ok_or_else(|| Error::unsupported("find the host's executable: /proc is not mounted"))?;
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    Ok(Step::RefuseProgram { device: major << 32 | minor, inode })
+}
+
+/// The check in the child goes by path; this one sees what was executed in the end.
+fn refuse_running_host_program(child: &Child) -> Result<()> {
+    let Ok(found) = fs::metadata(format!("/proc/{}/exe", child.process.pid)) else {
+        // Gone already, or not ours to look at.
+        return Ok(());
+    };
+    if Some((found.dev(), found.ino())) == host_program() {
+        return Err(Error::new(
+            ErrorKind::SafetyViolation,
+            "the program is the host's own executable",
+        ));
+    }
+    Ok(())
+}
