@@ -322,10 +322,11 @@ mod tests {
     use nix::fcntl::AT_FDCWD;
 
     use super::*;
-    use crate::machine::{require, root};
+    use crate::machine::{require, root, system_calls};
 
     #[test]
     fn failures_print_the_call_with_all_arguments() {
+        require!(system_calls(&["open_tree"]));
         let dir = File::open("/").unwrap();
         let fd = dir.as_raw_fd();
         let err = open_tree(&dir, c"no/such", OpenTree::NO_FOLLOW).unwrap_err();
@@ -358,6 +359,7 @@ mod tests {
     #[test]
     fn a_detached_tmpfs_is_made_cloned_and_reconfigured_without_a_path() {
         require!(root());
+        require!(system_calls(&["fsopen", "fsmount", "open_tree", "mount_setattr"]));
         let context = FsContext::open(c"tmpfs").unwrap();
         context.set_string(c"size", c"1m").unwrap();
         let err = context.set_string(c"no_such_option", c"1").unwrap_err();

@@ -518,7 +518,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
-    use crate::machine::{require, root};
+    use crate::machine::{require, root, system_calls};
 
     #[test]
     fn descriptors_stay_in_the_host_and_the_first_failure_is_named() {
@@ -548,6 +548,7 @@ mod tests {
     #[test]
     fn the_host_keeps_its_mounts_directory_ids_and_dumpable_flag() {
         require!(root());
+        require!(system_calls(&["fsopen", "fsmount", "move_mount"]));
         let host = || {
             let status = read_to_string("/proc/thread-self/status").unwrap();
             let keep = |line: &&str| {

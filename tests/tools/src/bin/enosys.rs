@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-/// Every call that Coracle may do without. `enosys --list` prints the names.
+/// Every call that Coracle may do without, or says so with an error. `enosys --list` prints the names.
+/// Those of Linux 5.1 and older, like pidfd_send_signal, it takes for granted.
 const CALLS: &[(&str, libc::c_long)] = &[
     ("clone3", libc::SYS_clone3),
     ("close_range", libc::SYS_close_range),
@@ -20,7 +21,6 @@ const CALLS: &[(&str, libc::c_long)] = &[
     ("openat2", libc::SYS_openat2),
     ("pidfd_getfd", libc::SYS_pidfd_getfd),
     ("pidfd_open", libc::SYS_pidfd_open),
-    ("pidfd_send_signal", libc::SYS_pidfd_send_signal),
 ];
 
 #[cfg(target_arch = "x86_64")]
