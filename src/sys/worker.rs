@@ -518,7 +518,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
-    use crate::machine::{require, root, system_calls};
+    use crate::machine::{alone, require, root, system_calls};
 
     #[test]
     fn descriptors_stay_in_the_host_and_the_first_failure_is_named() {
@@ -549,32 +549,34 @@ mod tests {
     fn the_host_keeps_its_mounts_directory_ids_and_dumpable_flag() {
         require!(root());
         require!(system_calls(&["fsopen", "fsmount", "move_mount"]));
-        let host = || {
-            let status = read_to_string("/proc/thread-self/status").unwrap();
-            let keep = |line: &&str| {
-                ["Uid", "Gid", "Cap", "Sig", "Groups"].iter().any(|k| line.starts_with(k))
+        alone(|| {
+            let host = || {
+                let status = read_to_string("/proc/thread-self/status").unwrap();
+                let keep = |line: &&str| {
+                    ["Uid", "Gid", "Cap", "Sig", "Groups"].iter().any(|k| line.starts_with(k))
+                };
+                let status: Vec<_> = status.lines().filter(keep).map(str::to_owned).collect();
+                let namespace = read_link("/proc/thread-self/ns/mnt").unwrap();
+                (status, namespace, read_link("/proc/thread-self/cwd").unwrap(), Dumpable::get())
             };
-            let status: Vec<_> = status.lines().filter(keep).map(str::to_owned).collect();
-            let namespace = read_link("/proc/thread-self/ns/mnt").unwrap();
-            (status, namespace, read_link("/proc/thread-self/cwd").unwrap(), Dumpable::get())
-        };
-        let mounts = || read_to_string("/proc/self/mountinfo").unwrap();
-        let before = (host(), mounts());
-        let mut worker = Worker::new();
-        worker.unshare_mounts();
-        let context = worker.fsopen(c"tmpfs");
-        worker.fs_string(context, c"mode", c"755".into());
-        worker.fs_create(context);
-        let tmpfs = worker.fsmount(context, MountAttr::empty());
-        worker.move_mount(tmpfs, At::Cwd, c"/".into());
-        worker.fchdir(tmpfs);
-        worker.fs_ids(4242, 4243);
-        worker.mkdir(At::Cwd, c"d".into(), 0o755);
-        worker.leave_root();
-        let list = worker.open(At::Cwd, c"/d".into(), libc::O_RDONLY);
-        let mut opened = worker.run().unwrap();
-        let made = nix::sys::stat::fstat(opened.take(list).unwrap()).unwrap();
-        assert_eq!((made.st_uid, made.st_gid), (4242, 4243));
-        assert_eq!((host(), mounts()), before);
+            let mounts = || read_to_string("/proc/self/mountinfo").unwrap();
+            let before = (host(), mounts());
+            let mut worker = Worker::new();
+            worker.unshare_mounts();
+            let context = worker.fsopen(c"tmpfs");
+            worker.fs_string(context, c"mode", c"755".into());
+            worker.fs_create(context);
+            let tmpfs = worker.fsmount(context, MountAttr::empty());
+            worker.move_mount(tmpfs, At::Cwd, c"/".into());
+            worker.fchdir(tmpfs);
+            worker.fs_ids(4242, 4243);
+            worker.mkdir(At::Cwd, c"d".into(), 0o755);
+            worker.leave_root();
+            let list = worker.open(At::Cwd, c"/d".into(), libc::O_RDONLY);
+            let mut opened = worker.run().unwrap();
+            let made = nix::sys::stat::fstat(opened.take(list).unwrap()).unwrap();
+            assert_eq!((made.st_uid, made.st_gid), (4242, 4243));
+            assert_eq!((host(), mounts()), before);
+        });
     }
 }

@@ -1,5 +1,5 @@
 //! Probes of the machine. What a test needs and the machine lacks is a [`Missing`], which is told.
-//! The unit tests use this file too.
+//! And a process of its own for a test that counts. The unit tests use this file too.
 
 use std::fs;
 use std::io::Write;
@@ -77,6 +77,36 @@ fn is_impossible(need: &str) -> bool {
         .lines()
         .filter(|line| !line.starts_with('#'))
         .any(|line| line.split_once(": ").is_some_and(|(name, _)| name == need))
+}
+
+/// Runs the body of the calling test in a process of its own, where no other test's threads,
+/// descriptors or children disturb what it counts. Orphans of the test become its children.
+///
+/// ```ignore
+/// #[test]
+/// fn nothing_is_leaked() {
+///     common::alone(|| { /* the test */ });
+/// }
+/// ```
+pub fn alone(body: impl FnOnce()) {
+    const MARK: &str = "CORACLE_TEST_ALONE";
+    let thread = std::thread::current();
+    let name = thread.name().expect("libtest names its threads").to_owned();
+    if std::env::var_os(MARK).is_some_and(|alone| alone.to_str() == Some(&name)) {
+        nix::sys::prctl::set_child_subreaper(true).expect("become a child subreaper");
+        return body();
+    }
+    let output = Command::new(std::env::current_exe().expect("find the test binary"))
+        .args(["--exact", &name, "--test-threads=1", "--nocapture"])
+        .env(MARK, &name)
+        .output()
+        .expect("start the test binary again");
+    let said = String::from_utf8_lossy(&output.stderr);
+    for skip in said.lines().filter(|line| line.starts_with("skipped: ")) {
+        let _ = writeln!(std::io::stderr(), "{skip}");
+    }
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "in its own process, {}:\n{printed}\n{said}", output.status);
 }
 
 /// Runs as root of the initial user namespace.
