@@ -113,10 +113,6 @@ pub(crate) enum Step {
         flags: i32,
         what: &'static str,
     },
-    /// Makes an already set up root the root: fchdir, chroot.
-    EnterRoot {
-        dir: Slot,
-    },
     WriteFile {
         dir: Option<Slot>,
         path: CString,

@@ -65,7 +65,6 @@ impl Builder<'_> {
     pub(super) fn credentials(&mut self) -> Result<()> {
         let command = self.command;
         let container = command.is_container() || self.inside.is_some();
-        self.labels()?;
         let capabilities = match (&command.capabilities, container) {
             (Some(capabilities), _) => Some(*capabilities),
             (None, true) => Some(Capabilities::default()),
@@ -166,7 +165,7 @@ impl Builder<'_> {
         }
     }
 
-    fn labels(&mut self) -> Result<()> {
+    pub(super) fn labels(&mut self) -> Result<()> {
         for (kind, label) in
             [("apparmor", &self.command.apparmor), ("selinux", &self.command.selinux)]
         {
@@ -183,7 +182,7 @@ impl Builder<'_> {
                 }
                 (c"/proc/self/attr/exec", label.clone())
             };
-            self.label = Some(Step::WriteFile {
+            self.steps.push(Step::WriteFile {
                 dir: None,
                 path: path.into(),
                 data: data.into_bytes(),

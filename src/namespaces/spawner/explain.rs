@@ -62,7 +62,6 @@ fn describe(step: &Step) -> String {
             what.clone()
         }
         Step::Unshare { what, .. } => format!("make a namespace of its own: {what}"),
-        Step::EnterRoot { .. } => "enter the container's root".into(),
         Step::NewSession => "start a session".into(),
         Step::Prctl { what, .. } => (*what).into(),
         Step::SetIds { uid, gid, groups } => match groups {

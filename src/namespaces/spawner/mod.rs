@@ -75,7 +75,6 @@ struct Builder<'a> {
     into_cgroup: Option<Slot>,
     /// Of those unshared, the ones that a step makes instead of the clone.
     late_namespaces: Namespaces,
-    label: Option<Step>,
     late_filter: Option<Filter>,
     copy: bool,
     join_copy: bool,
@@ -158,7 +157,6 @@ impl<'a> Builder<'a> {
             terminal_receiver: None,
             into_cgroup: None,
             late_namespaces: Namespaces::empty(),
-            label: None,
             late_filter: None,
             copy: command.copy,
             join_copy: false,
@@ -220,19 +218,9 @@ impl<'a> Builder<'a> {
                 let what = format!("join the namespaces {kinds} of {}", process.program);
                 self.join.push(Step::SetNs { fd, flags: kinds.flags(), what });
             }
-            if kinds.contains(Namespaces::MOUNT)
-                && let Some(root) = &process.root
-            {
-                let dir = self.fds.own(clone_fd(root)?);
-                self.join.push(Step::EnterRoot { dir });
-            }
         }
-        self.oom_score()?;
-        if let Some(step) = self.label.take() {
-            self.steps.push(step);
-        }
+        self.write_own_files()?;
         self.become_root_inside()?;
-        self.time()?;
         if self.unshared.contains(Namespaces::NETWORK) {
             self.steps.push(Step::Loopback);
         }
@@ -251,6 +239,24 @@ impl<'a> Builder<'a> {
         if self.command.is_container() || self.command.terminal.is_some() {
             // Without a session of its own it could push input into the host's terminal (TIOCSTI).
             self.steps.push(Step::NewSession);
+        }
+        Ok(())
+    }
+
+    /// What is set through the process's own files in /proc, while that is the host's and the process is
+    /// still who the host is.
+    fn write_own_files(&mut self) -> Result<()> {
+        let before = self.steps.len();
+        self.oom_score()?;
+        self.labels()?;
+        self.time()?;
+        if self.steps.len() > before && !self.privileged && self.inside.is_none() {
+            // While the host is not dumpable, these files belong to root. A copy has a flag of its own, and
+            // nobody can reach it before it executes: its namespaces are new.
+            self.copy = true;
+            let what = "prctl(PR_SET_DUMPABLE)";
+            let args = [libc::PR_SET_DUMPABLE.unsigned_abs() as usize, 1, 0, 0, 0];
+            self.steps.insert(before, Step::Prctl { what, args });
         }
         Ok(())
     }

@@ -195,7 +195,6 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
             // SAFETY: takes no pointer.
             unsafe { sys!(SYS_unshare, *flags) }.named("unshare").map(drop)
         }
-        Step::EnterRoot { dir } => mounts::enter_root(fds.get(*dir)),
         Step::WriteFile { dir, path, data, .. } => {
             write_file(dir.map_or(libc::AT_FDCWD, |d| fds.get(d)), path, data, "write")
         }

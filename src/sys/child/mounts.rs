@@ -28,7 +28,7 @@ pub(super) fn propagation(flags: u64) -> Done {
         .map(drop)
 }
 
-pub(super) fn enter_root(dir: i32) -> Done {
+fn enter_root(dir: i32) -> Done {
     fchdir(dir)?;
     // SAFETY: a C string.
     unsafe { sys!(SYS_chroot, c".".as_ptr()) }.named("chroot").map(drop)
