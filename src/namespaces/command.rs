@@ -102,6 +102,8 @@ pub struct Command {
 pub(super) enum Users {
     Default,
     Host,
+    /// The host's where the host is privileged.
+    Privileged,
     Namespace(UserNamespace),
 }
 
@@ -507,9 +509,10 @@ impl Command {
     /// Undoes the isolation but for the namespaces: the host's ids, all capabilities, no system call filter,
     /// nothing masked or read-only, new privileges allowed.
     ///
-    /// A hostile process can then take over the host.
+    /// A hostile process can then take over the host. A host that lacks CAP_SYS_ADMIN itself cannot give it
+    /// away: its containers stay in a user namespace.
     pub fn privileged(&mut self) -> &mut Self {
-        self.users = Users::Host;
+        self.users = Users::Privileged;
         self.capabilities = Some(Capabilities::all());
         self.seccomp = Some(Seccomp::unconfined());
         self.no_new_privileges = Some(false);

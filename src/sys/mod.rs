@@ -19,6 +19,7 @@ pub(crate) mod bpf;
 mod child;
 pub(crate) mod clone;
 pub(crate) mod dumpable;
+pub(crate) mod init;
 pub(crate) mod landlock;
 #[allow(dead_code, reason = "spawning and layers take the rest of the calls")]
 pub(crate) mod mount;

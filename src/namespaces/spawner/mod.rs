@@ -8,6 +8,7 @@ mod filesystem;
 
 use std::ffi::CString;
 use std::fs;
+use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
@@ -28,6 +29,7 @@ use crate::sys;
 use crate::sys::dumpable::Dumpable;
 use crate::sys::plan::{CStringArray, Exec, Fds, Filter, Plan, Slot, Step};
 use crate::sys::root_dir::RootDir;
+use crate::sys::spawn::{At, Failed, Spawned};
 
 /// What a container unshares: time only on request, as it isolates nothing without offsets.
 const CONTAINER_NAMESPACES: Namespaces = Namespaces::all().difference(Namespaces::TIME);
@@ -76,6 +78,7 @@ struct Builder<'a> {
     /// Of those unshared, the ones that a step makes instead of the clone.
     late_namespaces: Namespaces,
     late_filter: Option<Filter>,
+    init: Option<Slot>,
     copy: bool,
     join_copy: bool,
 }
@@ -91,7 +94,8 @@ fn try_spawn(command: &Command, inside: Option<&Process>, defaults: [Stdio; 3]) 
     builder.look_up_user()?;
     builder.host_names()?;
     builder.process_attributes()?;
-    let streams = builder.streams(defaults)?;
+    let mut streams = builder.streams(defaults)?;
+    builder.init(&mut streams)?;
     builder.credentials()?;
     builder.finish(cgroup, streams)
 }
@@ -102,6 +106,7 @@ struct Streams {
     terminal: Option<OwnedFd>,
     /// Where the child sends the host's side of a terminal that it opens itself.
     receiver: Option<UnixStream>,
+    init_report: Option<PipeReader>,
     map: Vec<(Slot, i32)>,
 }
 
@@ -132,11 +137,14 @@ impl<'a> Builder<'a> {
             _ if inside.is_some() => inside.and_then(|process| process.user_namespace.clone()),
             (Users::Namespace(users), _) => Some(users.clone()),
             (Users::Host, _) => None,
-            (Users::Default, Source::Mounted { user_namespace, .. }) => user_namespace.clone(),
-            (Users::Default, _) if unshared.contains(Namespaces::USER) => {
+            (Users::Privileged, _) if has(CAP_SYS_ADMIN) => None,
+            (Users::Default | Users::Privileged, Source::Mounted { user_namespace, .. }) => {
+                user_namespace.clone()
+            }
+            (Users::Default | Users::Privileged, _) if unshared.contains(Namespaces::USER) => {
                 Some(UserNamespace::automatic()?)
             }
-            (Users::Default, _) => None,
+            (Users::Default | Users::Privileged, _) => None,
         };
         Ok(Self {
             command,
@@ -158,6 +166,7 @@ impl<'a> Builder<'a> {
             into_cgroup: None,
             late_namespaces: Namespaces::empty(),
             late_filter: None,
+            init: None,
             copy: command.copy,
             join_copy: false,
         })
@@ -313,6 +322,7 @@ impl<'a> Builder<'a> {
             parents: [None, None, None],
             terminal: None,
             receiver: None,
+            init_report: None,
             map: Vec::new(),
         };
         if let Some(size) = self.command.terminal {
@@ -360,6 +370,24 @@ impl<'a> Builder<'a> {
         Ok(streams)
     }
 
+    /// The built-in pid 1, and the pipe on which it says whether the program could be executed.
+    fn init(&mut self, streams: &mut Streams) -> Result<()> {
+        if !self.command.init {
+            return Ok(());
+        }
+        if !self.unshared.contains(Namespaces::PID) {
+            return Err(Error::invalid("an init needs a pid namespace of its own")
+                .with_hint("add .unshare(Namespaces::PID)"));
+        }
+        let number = streams.map.iter().map(|(_, number)| *number).max().unwrap_or(2).max(2) + 1;
+        let (reader, writer) = io::pipe().context(|| "make a pipe")?;
+        let program = sys::init::program(number).context(|| "make the init program")?;
+        self.init = Some(self.fds.own(program));
+        streams.map.push((self.fds.own(writer.into()), number));
+        streams.init_report = Some(reader);
+        Ok(())
+    }
+
     /// The directory to start in, as it will be called inside.
     fn working_directory(&self) -> Result<Option<PathBuf>> {
         match &self.command.current_dir {
@@ -396,7 +424,11 @@ impl<'a> Builder<'a> {
             (None, _) => "/".into(),
         };
         let env = environment(command, self.inside.is_some(), &home);
-        let mut argv: Vec<CString> = Vec::with_capacity(command.args.len() + 1);
+        let mut argv: Vec<CString> = Vec::with_capacity(command.args.len() + 2);
+        if self.init.is_some() {
+            // The child puts the path that it found here.
+            argv.push(CString::default());
+        }
         argv.push(c_string("program", command.arg0.as_ref().unwrap_or(&command.program))?);
         for arg in &command.args {
             argv.push(c_string("argument", arg)?);
@@ -405,7 +437,7 @@ impl<'a> Builder<'a> {
             candidates: candidates(&command.program, &env)?,
             argv: CStringArray::new(argv),
             envp: CStringArray::new(c_environment(&env)?),
-            init: None,
+            init: self.init,
         })
     }
 
@@ -435,6 +467,9 @@ impl<'a> Builder<'a> {
                 .map_err(|failed| explain::explain(self.command, &self, &failed))?
         };
         drop(plan);
+        if let Some(report) = streams.init_report {
+            self.started_by_init(report, &spawned)?;
+        }
         let [stdin, stdout, stderr] = streams.parents;
         let terminal = match (streams.terminal, streams.receiver) {
             (Some(terminal), _) => Some(terminal),
@@ -481,6 +516,19 @@ impl<'a> Builder<'a> {
             refuse_running_host_program(&child)?;
         }
         Ok(child)
+    }
+}
+
+impl Builder<'_> {
+    /// Waits until the init has executed the program.
+    fn started_by_init(&self, mut report: PipeReader, spawned: &Spawned) -> Result<()> {
+        let mut errno = Vec::new();
+        report.read_to_end(&mut errno).context(|| "hear from the init")?;
+        let Some(errno) = errno.first_chunk() else { return Ok(()) };
+        let _ = sys::wait::wait(&spawned.pidfd, true);
+        let errno = i32::from_ne_bytes(*errno);
+        let failed = Failed { at: At::Exec, call: "execve", errno };
+        Err(explain::explain(self.command, self, &failed))
     }
 }
 

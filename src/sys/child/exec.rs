@@ -13,6 +13,16 @@ pub(super) fn execute(exec: &Exec, fds: &Fds) -> Failure {
     for candidate in &exec.candidates {
         let result = match exec.init {
             Some(init) => {
+                // The init always starts: look first whether this is one it can execute.
+                // SAFETY: a C string.
+                let found =
+                    unsafe { sys!(SYS_faccessat, libc::AT_FDCWD, candidate.as_ptr(), libc::X_OK) };
+                if let Err(Errno(errno)) = found {
+                    if errno == libc::EACCES {
+                        worst.errno = errno;
+                    }
+                    continue;
+                }
                 exec.argv.set_first(candidate);
                 // SAFETY: a C string, and null-terminated arrays that live in the plan.
                 unsafe {
