@@ -64,6 +64,13 @@ impl Directory {
             return Err(Error::new(ErrorKind::NotFound, "the directory has been removed"));
         }
         let identity = Identity { device: stat.st_dev, inode: stat.st_ino };
+        // A descriptor of another mount namespace or of a detached mount has a path that means something
+        // else here.
+        let there = open(&path, HANDLE, Mode::empty()).and_then(|fd| Identity::of(&fd));
+        if there != Ok(identity) {
+            return Err(Error::invalid(format!("{} is another directory here", path.display()))
+                .with_hint("the directory must be reachable by a path in this mount namespace"));
+        }
         Ok(Self { path, identity, fd })
     }
 }

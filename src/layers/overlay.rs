@@ -332,3 +332,82 @@ fn run(
     let mut take = |slot: Option<Slot>| slot.and_then(|slot| opened.take(slot));
     Ok(Overlay { mount, namespace: take(namespace), memory: take(memory) })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, create_dir, read_dir, read_to_string};
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    fn ids() -> Vec<Ids> {
+        let namespace = UserNamespace::automatic().unwrap();
+        if geteuid().is_root() {
+            vec![Ids::Host, Ids::Mapped(namespace)]
+        } else {
+            vec![Ids::Joined(namespace)]
+        }
+    }
+
+    fn names(dir: &OwnedFd) -> Vec<String> {
+        let entries = read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd())).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Both ways, whichever this kernel would take, give the same for every kind of stack.
+    #[test]
+    fn old_and_new_ways_agree() {
+        let dir = tempfile::tempdir_in("target").unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let file = |layer: &str, name: &str| {
+            let _ = create_dir(path(layer));
+            fs::write(path(layer).join(name), layer).unwrap();
+        };
+        file("base", "a");
+        file("base", "b");
+        file("app", "b");
+        let mounts = || read_to_string("/proc/self/mountinfo").unwrap();
+        let before = mounts();
+        for ids in ids() {
+            for layers in [&["base"][..], &["base", "app"]] {
+                for top in ["nothing", "scratch", "memory"] {
+                    for attached in [false, true] {
+                        let case = format!("{ids:?} {layers:?} {top} attached: {attached}");
+                        let mut lowers: Vec<_> = layers
+                            .iter()
+                            .map(|layer| Directory::open(&path(layer), "the layer").unwrap())
+                            .collect();
+                        let mut top = match top {
+                            "nothing" => Top::Nothing,
+                            "memory" => Top::Memory,
+                            _ => Top::Scratch(Scratch::open(&path("scratch")).unwrap()),
+                        };
+                        let assembly = Assembly::new(&mut lowers, &mut top, &ids).unwrap();
+                        let made = if attached { assembly.attached() } else { assembly.detached() };
+                        let overlay = match made.unwrap() {
+                            Ok(overlay) => overlay,
+                            // Before Linux 6.15.
+                            Err(err) if !attached && err.errno == libc::EINVAL => continue,
+                            Err(err) => panic!("{case}: {err}"),
+                        };
+                        let copies = [overlay.copy(&ids).unwrap(), overlay.copy(&ids).unwrap()];
+                        drop(overlay);
+                        for copy in copies {
+                            assert_eq!(names(&copy), ["a", "b"], "{case}");
+                            let b = format!("/proc/self/fd/{}/b", copy.as_raw_fd());
+                            assert_eq!(read_to_string(&b).unwrap(), layers[layers.len() - 1]);
+                            let read_only = nix::sys::statvfs::fstatvfs(&copy).unwrap().flags();
+                            let read_only =
+                                read_only.contains(nix::sys::statvfs::FsFlags::ST_RDONLY);
+                            assert_eq!(read_only, matches!(top, Top::Nothing), "{case}");
+                        }
+                        assert_eq!(mounts(), before, "{case}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use nix::fcntl::Flock;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
+use super::change::Change;
+use super::diff;
 use super::directory::Directory;
 use super::overlay::{Assembly, Ids, Overlay, Top, in_initial_user_namespace};
 use super::scratch::Scratch;
@@ -22,13 +24,12 @@ const MAX_LAYERS: usize = 500;
 pub struct Rootfs(Arc<Inner>);
 
 #[derive(Debug)]
-#[allow(dead_code, reason = "for the list of changes")]
 struct Inner {
     overlay: Overlay,
     ids: Ids,
     lowers: Vec<PathBuf>,
     upper: Option<OwnedFd>,
-    _lock: Option<Flock<OwnedFd>>,
+    lock: Option<Flock<OwnedFd>>,
 }
 
 /// A stack being put together; see [`Rootfs::stack`].
@@ -53,6 +54,11 @@ impl Rootfs {
         Stack { lowers, choice: Choice::Automatic }
     }
 
+    /// What has changed in the layer on top.
+    pub fn changes(&self) -> Result<Vec<Change>> {
+        self.0.changes().context(|| format!("list the changes of {}", name(&self.0.lowers)))
+    }
+
     /// A detached mount of the stack, for one process to attach.
     #[allow(dead_code, reason = "Command attaches it")]
     pub(crate) fn detached(&self) -> Result<OwnedFd> {
@@ -75,6 +81,28 @@ impl AsFd for Rootfs {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.overlay.mount.as_fd()
     }
+}
+
+impl Inner {
+    fn changes(&self) -> Result<Vec<Change>> {
+        let Some(upper) = &self.upper else { return Ok(Vec::new()) };
+        let upper = upper.try_clone().context(|| "duplicate a descriptor")?;
+        // A layer in memory has the container's ids, one on disk plain ones.
+        let ids = match &self.ids {
+            Ids::Mapped(_) if self.lock.is_some() => &Ids::Host,
+            ids => ids,
+        };
+        let mut lowers = open_layers(&self.lowers)?;
+        let lower = match lowers.as_slice() {
+            [_] if matches!(ids, Ids::Host) => lowers.remove(0).fd,
+            _ => Assembly::new(&mut lowers, &mut Top::Nothing, ids)?.build()?.mount,
+        };
+        diff::changes(upper, lower)
+    }
+}
+
+fn open_layers(paths: &[PathBuf]) -> Result<Vec<Directory>> {
+    paths.iter().map(|path| Directory::open(path, "the layer")).collect()
 }
 
 impl Stack {
@@ -123,11 +151,7 @@ impl Stack {
                 format!("{} layers; the kernel stacks at most {MAX_LAYERS}", self.lowers.len()),
             ));
         }
-        let mut lowers = self
-            .lowers
-            .iter()
-            .map(|path| Directory::open(path, "the layer"))
-            .collect::<Result<Vec<_>>>()?;
+        let mut lowers = open_layers(&self.lowers)?;
         let ids = self.choice.ids()?;
         let overlay = Assembly::new(&mut lowers, &mut top, &ids)?.build()?;
         check_writable(&overlay, &top)?;
@@ -138,7 +162,7 @@ impl Stack {
         };
         let mut overlay = overlay;
         let upper = upper.or(overlay.memory.take());
-        Ok(Rootfs(Arc::new(Inner { overlay, ids, lowers, upper, _lock: lock })))
+        Ok(Rootfs(Arc::new(Inner { overlay, ids, lowers, upper, lock })))
     }
 }
 

@@ -33,3 +33,5 @@ pub(crate) mod user_namespace;
 pub(crate) mod wait;
 #[allow(dead_code, reason = "used by the feature `layers`")]
 pub(crate) mod worker;
+#[allow(dead_code, reason = "used by the feature `layers`")]
+pub(crate) mod xattr;

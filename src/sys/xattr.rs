@@ -1,0 +1,85 @@
+//! Extended attributes of an open file, also one opened with `O_PATH`; see xattr(7).
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::mount::Fd;
+use super::raw::{Errno, sys};
+use crate::error::SyscallError;
+
+/// The kernel's `XATTR_SIZE_MAX` and `XATTR_LIST_MAX`.
+const LARGEST: usize = 64 << 10;
+
+/// The value of an attribute; `None` where the file, or its file system, has none.
+pub(crate) fn get(fd: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>, SyscallError> {
+    read(fd, |path, buffer| {
+        // SAFETY: two NUL-terminated strings, and room for as many bytes as said.
+        unsafe {
+            sys!(SYS_getxattr, path.as_ptr(), name.as_ptr(), buffer.as_mut_ptr(), buffer.len())
+        }
+    })
+    .map_err(|Errno(errno)| SyscallError::new(format!("getxattr({}, {name:?})", Fd(fd)), errno))
+}
+
+/// The names of all attributes that the caller may see, sorted.
+pub(crate) fn list(fd: BorrowedFd<'_>) -> Result<Vec<CString>, SyscallError> {
+    let names = read(fd, |path, buffer| {
+        // SAFETY: a NUL-terminated string, and room for as many bytes as said.
+        unsafe { sys!(SYS_listxattr, path.as_ptr(), buffer.as_mut_ptr(), buffer.len()) }
+    })
+    .map_err(|Errno(errno)| SyscallError::new(format!("listxattr({})", Fd(fd)), errno))?
+    .unwrap_or_default();
+    let mut names: Vec<CString> =
+        names.split(|&byte| byte == 0).filter_map(|name| CString::new(name).ok()).collect();
+    names.retain(|name| !name.is_empty());
+    names.sort();
+    Ok(names)
+}
+
+fn read(
+    fd: BorrowedFd<'_>,
+    call: impl Fn(&CStr, &mut [u8]) -> Result<usize, Errno>,
+) -> Result<Option<Vec<u8>>, Errno> {
+    // fgetxattr(2) does not take O_PATH descriptors.
+    let path = CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default();
+    let mut buffer = vec![0; 256];
+    loop {
+        match call(&path, &mut buffer) {
+            Ok(len) => {
+                buffer.truncate(len);
+                return Ok(Some(buffer));
+            }
+            Err(Errno(libc::ENODATA | libc::EOPNOTSUPP)) => return Ok(None),
+            Err(Errno(libc::ERANGE)) if buffer.len() < LARGEST => buffer.resize(LARGEST, 0),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn values_long_and_absent_come_back() {
+        let dir = tempfile::tempdir_in("target").unwrap();
+        let file = File::create(dir.path().join("f")).unwrap();
+        let long = vec![b'x'; 1000];
+        for (name, value) in [(c"user.a", &b"1"[..]), (c"user.b", &long)] {
+            // SAFETY: a NUL-terminated name, and as many bytes as said.
+            let set = unsafe {
+                let len = value.len();
+                sys!(SYS_fsetxattr, file.as_raw_fd(), name.as_ptr(), value.as_ptr(), len, 0)
+            };
+            assert_eq!(set, Ok(0));
+            assert_eq!(get(file.as_fd(), name).unwrap().as_deref(), Some(value));
+        }
+        assert_eq!(get(file.as_fd(), c"user.c").unwrap(), None);
+        let names = list(file.as_fd()).unwrap();
+        let user = names.iter().filter(|name| name.as_bytes().starts_with(b"user."));
+        assert_eq!(user.collect::<Vec<_>>(), [c"user.a", c"user.b"]);
+    }
+}
