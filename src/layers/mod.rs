@@ -3,6 +3,7 @@
 mod change;
 mod diff;
 mod directory;
+mod explain;
 mod id_mapping;
 mod overlay;
 mod rootfs;

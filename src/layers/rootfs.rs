@@ -10,6 +10,7 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use super::change::Change;
 use super::diff;
 use super::directory::Directory;
+use super::explain::{check_overlap, explain, name};
 use super::overlay::{Assembly, Ids, Overlay, Top, in_initial_user_namespace};
 use super::scratch::Scratch;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -120,28 +121,24 @@ impl Stack {
 
     /// Written in `directory`.
     pub fn writable(self, directory: impl AsRef<Path>) -> Result<Rootfs> {
-        let top = Scratch::open(directory.as_ref()).map(Top::Scratch);
-        let attempt = self.attempt();
-        top.and_then(|top| self.build(top)).context(|| attempt)
+        self.build(|| Scratch::open(directory.as_ref()).map(Top::Scratch))
     }
 
     /// Read-only.
     pub fn read_only(self) -> Result<Rootfs> {
-        let attempt = self.attempt();
-        self.build(Top::Nothing).context(|| attempt)
+        self.build(|| Ok(Top::Nothing))
     }
 
     /// Written in memory.
     pub fn ephemeral(self) -> Result<Rootfs> {
-        let attempt = self.attempt();
-        self.build(Top::Memory).context(|| attempt)
+        self.build(|| Ok(Top::Memory))
     }
 
-    fn attempt(&self) -> String {
-        format!("stack {}", name(&self.lowers))
+    fn build(self, top: impl FnOnce() -> Result<Top>) -> Result<Rootfs> {
+        self.try_build(top).context(|| format!("stack {}", name(&self.lowers)))
     }
 
-    fn build(self, mut top: Top) -> Result<Rootfs> {
+    fn try_build(&self, top: impl FnOnce() -> Result<Top>) -> Result<Rootfs> {
         if self.lowers.is_empty() {
             return Err(Error::invalid("a stack needs at least one layer"));
         }
@@ -153,27 +150,40 @@ impl Stack {
         }
         let mut lowers = open_layers(&self.lowers)?;
         let ids = self.choice.ids()?;
-        let overlay = Assembly::new(&mut lowers, &mut top, &ids)?.build()?;
-        check_writable(&overlay, &top)?;
+        let mut top = top()?;
+        let overlay = check_overlap(&lowers, &top)
+            .and_then(|()| Assembly::new(&mut lowers, &mut top, &ids)?.build())
+            .and_then(|overlay| check_writable(overlay, &top));
+        let mut overlay = match overlay {
+            Ok(overlay) => overlay,
+            Err(err) => {
+                let err = explain(err, &lowers, &top, &ids);
+                if let Top::Scratch(scratch) = &top {
+                    scratch.undo();
+                }
+                return Err(err);
+            }
+        };
         let lowers = lowers.into_iter().map(|lower| lower.path).collect();
         let (upper, lock) = match top {
-            Top::Scratch(scratch) => (Some(scratch.upper), Some(scratch.lock)),
-            Top::Nothing | Top::Memory => (None, None),
+            Top::Scratch(scratch) => {
+                scratch.make_removable();
+                (Some(scratch.upper), Some(scratch.lock))
+            }
+            Top::Nothing | Top::Memory => (overlay.memory.take(), None),
         };
-        let mut overlay = overlay;
-        let upper = upper.or(overlay.memory.take());
         Ok(Rootfs(Arc::new(Inner { overlay, ids, lowers, upper, lock })))
     }
 }
 
 impl Choice {
-    fn ids(self) -> Result<Ids> {
+    fn ids(&self) -> Result<Ids> {
         const CAP_SYS_ADMIN: u32 = 21;
         let privileged =
             in_initial_user_namespace() && effective_capabilities() >> CAP_SYS_ADMIN & 1 == 1;
         let namespace = match self {
             Self::Host => return Ok(Ids::Host),
-            Self::Namespace(namespace) => namespace,
+            Self::Namespace(namespace) => namespace.clone(),
             Self::Automatic => UserNamespace::automatic()?,
         };
         Ok(if privileged { Ids::Mapped(namespace) } else { Ids::Joined(namespace) })
@@ -181,23 +191,13 @@ impl Choice {
 }
 
 /// If the kernel cannot make its work directory, it mounts read-only and says so only in its log.
-fn check_writable(overlay: &Overlay, top: &Top) -> Result<()> {
+fn check_writable(overlay: Overlay, top: &Top) -> Result<Overlay> {
     let flags = fstatvfs(&overlay.mount).context(|| "ask for the state of the mount")?.flags();
     if !matches!(top, Top::Nothing) && flags.contains(FsFlags::ST_RDONLY) {
-        return Err(Error::unsupported("the kernel made the stack read-only"));
+        return Err(Error::unsupported("the kernel could only make the stack read-only").with_hint(
+            "it has no use of the writable directory: is its disk full, or are `upper` and `work` in it another \
+             user's? The kernel's log may tell (`dmesg | grep overlayfs`)",
+        ));
     }
-    Ok(())
-}
-
-/// `base+app`.
-fn name(lowers: &[PathBuf]) -> String {
-    let name = |path: &PathBuf| {
-        path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
-    };
-    match lowers {
-        [first, .., last] if lowers.len() > 4 => {
-            format!("{}+({} layers)+{}", name(first), lowers.len() - 2, name(last))
-        }
-        few => few.iter().map(name).collect::<Vec<_>>().join("+"),
-    }
+    Ok(overlay)
 }

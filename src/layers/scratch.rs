@@ -1,13 +1,14 @@
 //! The directory that holds a writable layer.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, openat};
-use nix::sys::stat::{Mode, fchmod, mkdirat};
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, openat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, mkdirat};
+use nix::unistd::{UnlinkatFlags, mkdir, unlinkat};
 
-use super::directory::Directory;
+use super::directory::{Directory, c_string};
 use crate::error::{Context, ErrorKind, Result};
 
 /// A directory with `upper`, which receives what is written, and `work`, which the kernel needs beside it.
@@ -18,6 +19,8 @@ pub(super) struct Scratch {
     pub(super) upper: OwnedFd,
     /// Keeps other stacks from writing here at the same time.
     pub(super) lock: Flock<OwnedFd>,
+    /// What was missing.
+    made: Vec<PathBuf>,
 }
 
 impl Scratch {
@@ -25,9 +28,12 @@ impl Scratch {
     /// missing.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let attempt = || format!("prepare the writable directory {}", path.display());
-        match nix::unistd::mkdir(path, Mode::S_IRWXU) {
-            Ok(()) | Err(Errno::EEXIST | Errno::EINVAL) => {}
-            Err(err) => return Err(err).context(|| "mkdir").context(attempt),
+        let mut made = Vec::new();
+        match mkdir(path, Mode::S_IRWXU) {
+            Ok(()) => made.push(PathBuf::new()),
+            Err(Errno::EEXIST) => {}
+            Err(Errno::EINVAL) => drop(c_string(path).context(attempt)?),
+            Err(err) => return Err(err).context(|| "make the directory").context(attempt),
         }
         let directory = Directory::open(path, "the writable directory")?;
         let lock = readable(&directory.fd, ".").context(attempt)?;
@@ -41,25 +47,58 @@ impl Scratch {
                 _ => err,
             })
             .context(attempt)?;
-        let upper = subdirectory(&directory.fd, "upper", 0o755).context(attempt)?;
-        subdirectory(&directory.fd, "work", 0o700).context(attempt)?;
-        Ok(Self { directory, upper, lock })
+        let mut scratch = Self { upper: lock.try_clone().context(attempt)?, directory, lock, made };
+        let prepared = scratch.prepare().context(attempt);
+        if prepared.is_err() {
+            scratch.undo();
+        }
+        prepared.map(|()| scratch)
     }
-}
 
-/// Opens a directory below `parent`, made with exactly this mode, whatever the umask, if it is missing.
-fn subdirectory(parent: &OwnedFd, name: &str, mode: u32) -> Result<OwnedFd> {
-    let made = match mkdirat(parent, name, Mode::S_IRWXU) {
-        Ok(()) => true,
-        Err(Errno::EEXIST) => false,
-        Err(err) => return Err(err).context(|| format!("make the directory {name}")),
-    };
-    let fd = readable(parent, name)?;
-    if made {
-        fchmod(&fd, Mode::from_bits_truncate(mode))
-            .context(|| format!("set the mode of the directory {name}"))?;
+    fn prepare(&mut self) -> Result<()> {
+        self.upper = self.subdirectory("upper", 0o755)?;
+        self.subdirectory("work", 0o700).map(drop)
     }
-    Ok(fd)
+
+    /// Opens a directory below the scratch directory, made with exactly this mode, whatever the umask, if
+    /// it is missing.
+    fn subdirectory(&mut self, name: &str, mode: u32) -> Result<OwnedFd> {
+        let attempt = || format!("make the directory {name}");
+        let made = match mkdirat(&self.directory.fd, name, Mode::S_IRWXU) {
+            Ok(()) => true,
+            Err(Errno::EEXIST) => false,
+            Err(err) => return Err(err).context(attempt),
+        };
+        let fd = readable(&self.directory.fd, name)?;
+        if made {
+            self.made.push(name.into());
+            fchmod(&fd, Mode::from_bits_truncate(mode)).context(attempt)?;
+        }
+        Ok(fd)
+    }
+
+    /// Lets the owner remove the directory that the kernel has made in `work`, which has no mode bits: an
+    /// ordinary user's `rm -r` would stop there.
+    pub(super) fn make_removable(&self) {
+        let _ = fchmodat(
+            &self.directory.fd,
+            "work/work",
+            Mode::S_IRWXU,
+            FchmodatFlags::FollowSymlink,
+        );
+    }
+
+    /// Removes what was missing when a stack came to nothing.
+    pub(super) fn undo(&self) {
+        for path in self.made.iter().rev() {
+            // The kernel may have begun to use it.
+            if path.ends_with("work") {
+                let _ = unlinkat(&self.directory.fd, "work/work", UnlinkatFlags::RemoveDir);
+            }
+            let path = self.directory.path.join(path);
+            let _ = unlinkat(AT_FDCWD, &path, UnlinkatFlags::RemoveDir);
+        }
+    }
 }
 
 fn readable(parent: &OwnedFd, name: &str) -> Result<OwnedFd> {

@@ -361,7 +361,7 @@ struct Job<'a> {
 impl Job<'_> {
     fn collect(&self) -> Opened {
         let own = |slot: &AtomicI32| {
-            let fd = slot.swap(-1, Ordering::Relaxed);
+            let fd = slot.load(Ordering::Relaxed);
             // SAFETY: the worker has just opened it; nobody else has it.
             (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
         };
