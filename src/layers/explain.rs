@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use nix::sys::statfs::fstatfs;
+use nix::sys::statfs::{
+    CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, FUSE_SUPER_MAGIC, FsType, MSDOS_SUPER_MAGIC,
+    NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs,
+};
 
 use super::directory::Directory;
 use super::overlay::{Ids, Top};
@@ -86,22 +89,20 @@ pub(super) fn explain(err: Error, lowers: &[Directory], top: &Top, ids: &Ids) ->
 }
 
 fn refused_file_system(lowers: &[Directory], top: &Top) -> Option<String> {
-    // From linux/magic.h.
     let never = [
-        (0x9fa0, "proc"),
-        (0x6265_6572, "sysfs"),
-        (0x0027_e0eb, "cgroup"),
-        (0x6367_7270, "cgroup"),
+        (PROC_SUPER_MAGIC, "proc"),
+        (SYSFS_MAGIC, "sysfs"),
+        (CGROUP_SUPER_MAGIC, "cgroup"),
+        (CGROUP2_SUPER_MAGIC, "cgroup"),
     ];
     let lower_only = [
-        (0x794c_7630, "an overlay"),
-        (0x6969, "nfs"),
-        (0x6573_5546, "fuse"),
-        (0x4d44, "vfat"),
-        (0x0102_1997, "9p"),
+        (OVERLAYFS_SUPER_MAGIC, "an overlay"),
+        (NFS_SUPER_MAGIC, "nfs"),
+        (FUSE_SUPER_MAGIC, "fuse"),
+        (MSDOS_SUPER_MAGIC, "vfat"),
     ];
-    let name = |fd: &OwnedFd, names: &[(i64, &'static str)]| {
-        let found = i64::from(fstatfs(fd).ok()?.filesystem_type().0);
+    let name = |fd: &OwnedFd, names: &[(FsType, &'static str)]| {
+        let found = fstatfs(fd).ok()?.filesystem_type();
         names.iter().find(|(magic, _)| *magic == found).map(|(_, name)| *name)
     };
     if let Top::Scratch(scratch) = top {

@@ -1,4 +1,7 @@
 //! Root filesystem stacks: read-only directories under one writable layer.
+//!
+//! [`Rootfs::stack`] begins one, [`Command::rootfs`](crate::namespaces::Command::rootfs) runs a process on it,
+//! [`Rootfs::changes`] lists what the process has changed.
 
 mod change;
 mod diff;

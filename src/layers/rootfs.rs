@@ -14,13 +14,55 @@ use super::explain::{check_overlap, explain, name};
 use super::overlay::{Assembly, Ids, Overlay, Top, in_initial_user_namespace};
 use super::scratch::Scratch;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::namespaces::UserNamespace;
+use crate::namespaces::{Root, RootMount, UserNamespace};
 use crate::sys::user_namespace::effective_capabilities;
 
 /// The kernel's `OVL_MAX_STACK`.
 const MAX_LAYERS: usize = 500;
 
-/// A stack of directories, seen as one.
+/// A root filesystem made of directories stacked upon one another.
+///
+/// The kernel's overlay filesystem shows the layers as one tree. What is written goes to a writable layer
+/// on top; the layers stay as they are. See
+/// <https://docs.kernel.org/filesystems/overlayfs.html>.
+///
+/// The stack is a *detached* mount: it is in no mount table of the host, and gone when the last handle and
+/// the last process that uses it are. There is nothing to unmount, not even after a crash. Clones are handles
+/// on the same stack. Any number of processes may run on it, one after another or at once.
+///
+/// ```no_run
+/// use coracle::layers::Rootfs;
+/// use coracle::namespaces::Command;
+///
+/// # fn main() -> coracle::Result<()> {
+/// let rootfs = Rootfs::stack(["base/", "app/"]).writable("scratch/")?;
+/// Command::new("/bin/sh").arg("-c").arg("date > /stamp").rootfs(&rootfs).status()?;
+/// for change in rootfs.changes()? {
+///     println!("{change}"); // A /stamp
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Ids
+///
+/// Root in the stack is not root of the host. By default a stack has a
+/// [`UserNamespace::automatic`] of its own, which [`Command`](crate::namespaces::Command) runs its processes
+/// in. On disk the files keep plain ids:
+///
+/// - For a caller with `CAP_SYS_ADMIN` the kernel maps them (Linux 5.19), so user 0 of the stack is user 0 on
+///   disk, and layers can be shared by stacks with different ids. The filesystems must be able to: ext4 and
+///   xfs are since Linux 5.12, btrfs 5.15, tmpfs 6.3. Where that cannot be had, [`host_ids`](Stack::host_ids)
+///   makes a stack without.
+/// - For other callers (Linux 5.11) user 0 of the stack is the caller, and further ids are those granted to
+///   the caller in /etc/subuid, on disk as well.
+///
+/// # Rules
+///
+/// While a stack exists its layers must not change: what it shows would be undefined, but no crash. Device
+/// nodes in layers cannot be opened, whatever they are: a container's come with its `/dev`. Whiteouts and
+/// opaque directories in layers, as other overlays leave them, count. Filesystems mounted inside a layer do
+/// not show.
 #[derive(Clone, Debug)]
 pub struct Rootfs(Arc<Inner>);
 
@@ -33,9 +75,9 @@ struct Inner {
     lock: Option<Flock<OwnedFd>>,
 }
 
-/// A stack being put together; see [`Rootfs::stack`].
+/// A stack being put together; made by [`Rootfs::stack`].
 #[derive(Clone, Debug)]
-#[must_use = "say whether it is writable, read-only or ephemeral"]
+#[must_use = "say whether it is `writable`, `read_only` or `ephemeral`"]
 pub struct Stack {
     lowers: Vec<PathBuf>,
     choice: Choice,
@@ -49,30 +91,50 @@ enum Choice {
 }
 
 impl Rootfs {
-    /// Starts a stack of `layers`, lowest first.
+    /// Starts a stack of `layers`, existing directories, the lowest first. There may be 500.
     pub fn stack<P: AsRef<Path>>(layers: impl IntoIterator<Item = P>) -> Stack {
         let lowers = layers.into_iter().map(|layer| layer.as_ref().to_owned()).collect();
         Stack { lowers, choice: Choice::Automatic }
     }
 
-    /// What has changed in the layer on top.
+    /// What the writable layer changes about the others, ordered by path, a directory before what is in it.
+    ///
+    /// As `docker diff` tells it: a directory counts as modified if anything below it does, but not for its
+    /// times alone; of what was deleted only the top is listed; `/` itself never is. A file counts
+    /// as modified as soon as the kernel has copied it into the writable layer, which opening it for
+    /// writing does.
+    ///
+    /// Only the writable layer is read, and what lies at the same paths below it: the size of the layers
+    /// does not matter. A read-only stack has no changes.
+    ///
+    /// # Errors
+    ///
+    /// `Busy` if a process moves directories about meanwhile, `PermissionDenied` if the layer holds
+    /// directories that the caller may not read, `NotFound` if a layer is no longer there.
     pub fn changes(&self) -> Result<Vec<Change>> {
         self.0.changes().context(|| format!("list the changes of {}", name(&self.0.lowers)))
     }
+}
 
-    /// A detached mount of the stack, for one process to attach.
-    #[allow(dead_code, reason = "Command attaches it")]
-    pub(crate) fn detached(&self) -> Result<OwnedFd> {
-        self.0.overlay.copy(&self.0.ids)
+/// To run a process on the stack: [`Command::rootfs`](crate::namespaces::Command::rootfs). The command keeps
+/// the stack alive.
+impl From<&Rootfs> for Root {
+    fn from(rootfs: &Rootfs) -> Self {
+        let user_namespace = match &rootfs.0.ids {
+            Ids::Host => None,
+            Ids::Mapped(namespace) | Ids::Joined(namespace) => Some(namespace.clone()),
+        };
+        Self::mounted(rootfs.0.clone(), user_namespace)
+    }
+}
+
+impl RootMount for Inner {
+    fn detached(&self) -> Result<OwnedFd> {
+        self.overlay.copy(&self.ids)
     }
 
-    /// The user namespace whose ids the files have.
-    #[allow(dead_code, reason = "Command enters it")]
-    pub(crate) fn user_namespace(&self) -> Option<&UserNamespace> {
-        match &self.0.ids {
-            Ids::Host => None,
-            Ids::Mapped(namespace) | Ids::Joined(namespace) => Some(namespace),
-        }
+    fn name(&self) -> String {
+        name(&self.lowers)
     }
 }
 
@@ -107,29 +169,59 @@ fn open_layers(paths: &[PathBuf]) -> Result<Vec<Directory>> {
 }
 
 impl Stack {
-    /// The user namespace.
+    /// Uses this user namespace instead of one of the stack's own. Its map must be
+    /// [known](UserNamespace::map) and have a root.
     pub fn user_namespace(mut self, namespace: &UserNamespace) -> Self {
         self.choice = Choice::Namespace(namespace.clone());
         self
     }
 
-    /// The host's ids.
+    /// Leaves the ids as they are on disk: root in the stack is root of the host. Needs `CAP_SYS_ADMIN`.
+    ///
+    /// For kernels and filesystems that cannot map ids, and for processes that are meant to be the
+    /// host's.
     pub fn host_ids(mut self) -> Self {
         self.choice = Choice::Host;
         self
     }
 
-    /// Written in `directory`.
+    /// Makes the stack, with its changes in `directory`.
+    ///
+    /// The directory is made, open to the caller only, if it is missing; its parent must exist. In it are
+    /// `upper`, the writable layer, which may serve as a layer of another stack later, and `work`, which belongs
+    /// to the kernel. What `upper` holds from an earlier stack is there again. The filesystem must
+    /// support extended attributes: ext4, xfs, btrfs and tmpfs (Linux 6.6 for callers without privilege) do;
+    /// an overlay, and so a container's root filesystem, does not.
+    ///
+    /// When the stack goes, the kernel writes what is not yet written of the directory's whole filesystem to
+    /// the disk. A directory on a tmpfs, or [`ephemeral`](Self::ephemeral), saves the time.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` or `InvalidInput` for a layer that is missing or no directory, is there twice, or lies in
+    /// another layer or in `upper`; `Busy` if another stack uses the directory; `Unsupported` where this
+    /// kernel or filesystem cannot do it. The hint says what can be done. What was made is removed again.
     pub fn writable(self, directory: impl AsRef<Path>) -> Result<Rootfs> {
         self.build(|| Scratch::open(directory.as_ref()).map(Top::Scratch))
     }
 
-    /// Read-only.
+    /// Makes the stack without a writable layer: every attempt to write gives EROFS.
+    ///
+    /// # Errors
+    ///
+    /// As [`writable`](Self::writable).
     pub fn read_only(self) -> Result<Rootfs> {
         self.build(|| Ok(Top::Nothing))
     }
 
-    /// Written in memory.
+    /// Makes the stack with its changes in memory, gone with it.
+    ///
+    /// The memory counts as that of the processes that write, so a memory limit of theirs holds for it; at most
+    /// it is half of the machine's. For callers without privilege needs Linux 6.6.
+    ///
+    /// # Errors
+    ///
+    /// As [`writable`](Self::writable).
     pub fn ephemeral(self) -> Result<Rootfs> {
         self.build(|| Ok(Top::Memory))
     }

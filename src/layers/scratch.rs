@@ -80,12 +80,8 @@ impl Scratch {
     /// Lets the owner remove the directory that the kernel has made in `work`, which has no mode bits: an
     /// ordinary user's `rm -r` would stop there.
     pub(super) fn make_removable(&self) {
-        let _ = fchmodat(
-            &self.directory.fd,
-            "work/work",
-            Mode::S_IRWXU,
-            FchmodatFlags::FollowSymlink,
-        );
+        let _ =
+            fchmodat(&self.directory.fd, "work/work", Mode::S_IRWXU, FchmodatFlags::FollowSymlink);
     }
 
     /// Removes what was missing when a stack came to nothing.

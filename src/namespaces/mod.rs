@@ -40,7 +40,6 @@ pub use protected_paths::{masked_paths, read_only_paths};
 pub use rlimits::{Resource, Rlimit};
 pub use root::Root;
 #[cfg(feature = "layers")]
-#[allow(unused_imports, reason = "layers hands its mounts out through it")]
 pub(crate) use root::RootMount;
 pub use scheduler::{IoPriority, Scheduler};
 pub use seccomp::Seccomp;

@@ -17,7 +17,7 @@ pub(crate) enum Source {
     /// The host's root, shared.
     Host,
     Directory(PathBuf),
-    #[allow(dead_code, reason = "used by the feature `layers`")]
+    #[cfg_attr(not(feature = "layers"), expect(dead_code, reason = "layers makes them"))]
     Mounted {
         mounts: Arc<dyn RootMount>,
         user_namespace: Option<UserNamespace>,
@@ -40,7 +40,7 @@ impl Root {
         matches!(self.0, Source::Host)
     }
 
-    #[allow(dead_code, reason = "used by the feature `layers`")]
+    #[cfg(feature = "layers")]
     pub(crate) fn mounted(
         mounts: Arc<dyn RootMount>,
         user_namespace: Option<UserNamespace>,
