@@ -104,6 +104,120 @@ fn automatic_ranges_of_64_threads_are_disjoint() {
 }
 
 #[test]
+fn an_ordinary_user_gets_the_granted_ids() {
+    require!(common::not_root());
+    require!(common::subordinate_ids());
+    let namespace = UserNamespace::automatic().unwrap();
+    let map = namespace.map().unwrap();
+    assert_eq!(
+        (map.host_uid(0), map.host_gid(0)),
+        (Some(geteuid().as_raw()), Some(getegid().as_raw()))
+    );
+    assert!(map.host_uid(1).is_some() && map.host_gid(1).is_some(), "{map}");
+    let seen = seen_inside(&namespace);
+    let lines = map.uids().iter().chain(map.gids());
+    let lines = lines.map(|e| format!("{} {} {}\n", e.inside, e.outside, e.count));
+    assert_eq!(seen, lines.collect::<String>() + "allow\n");
+    // Ids granted to nobody or others.
+    let err = UserNamespace::new(&IdMap::range(0, 10)).unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::PermissionDenied, "{err:?}");
+    assert!(err.hint().is_some_and(|hint| hint.contains("/etc/subuid")), "{err:?}");
+}
+
+#[test]
+fn ids_granted_to_a_user_can_be_mapped_by_root() {
+    require!(common::root());
+    let text = fs::read_to_string("/etc/subuid").unwrap_or_default();
+    let Some(line) = text.lines().find(|line| line.split(':').count() == 3) else {
+        return common::Missing::new("ids granted in /etc/subuid", "nobody has any").skip();
+    };
+    let fields: Vec<_> = line.split(':').collect();
+    let map = IdMap::subordinate(fields[0]).unwrap();
+    assert_eq!(map.host_uid(0), fields[1].parse().ok());
+    UserNamespace::new(&map).unwrap();
+    let err = IdMap::subordinate("nobody-of-that-name").unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::NotFound);
+    assert!(err.to_string().contains("nobody-of-that-name"), "{err}");
+}
+
+/// Runs the calling test again as root of a user namespace with only the caller's ids, after `prepare`, a
+/// shell command.
+fn inside_a_namespace(prepare: &str, body: impl FnOnce()) {
+    const MARK: &str = "CORACLE_TEST_NESTED";
+    if std::env::var_os(MARK).is_some() {
+        return body();
+    }
+    let thread = thread::current();
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "sh", "-c"])
+        .arg(format!("{prepare} exec \"$@\""))
+        .arg("sh")
+        .arg(std::env::current_exe().expect("find the test binary"))
+        .args(["--exact", thread.name().expect("libtest names its threads"), "--nocapture"])
+        .env(MARK, "1")
+        .output()
+        .expect("run unshare");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn in_a_user_namespace_the_ids_that_are_there_are_passed_on() {
+    require!(common::user_namespaces());
+    inside_a_namespace("", || {
+        let namespace = UserNamespace::automatic().unwrap();
+        assert_eq!(namespace.map(), Some(&IdMap::range(0, 1)));
+        // That `unshare` denies setgroups, and so does what is made in it.
+        assert_eq!(seen_inside(&namespace), "0 0 1\n0 0 1\ndeny\n");
+        let err = UserNamespace::new(&IdMap::range(5, 1)).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::PermissionDenied);
+        assert!(err.hint().is_some_and(|hint| hint.contains("uid_map")), "{err:?}");
+    });
+}
+
+#[test]
+fn where_user_namespaces_are_switched_off_the_error_says_so() {
+    require!(common::user_namespaces());
+    inside_a_namespace("echo 0 >/proc/sys/user/max_user_namespaces;", || {
+        let err = UserNamespace::automatic().unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Unsupported);
+        assert!(err.hint().is_some_and(|hint| hint.contains("max_user_namespaces")), "{err:?}");
+    });
+}
+
+#[test]
+fn a_host_that_is_not_dumpable_learns_that_this_is_why() {
+    require!(common::not_root());
+    require!(common::user_namespaces());
+    common::alone(|| {
+        nix::sys::prctl::set_dumpable(false).unwrap();
+        let err = UserNamespace::new(&IdMap::single()).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::PermissionDenied);
+        assert!(err.hint().is_some_and(|hint| hint.contains("dumpable")), "{err:?}");
+    });
+}
+
+/// A group that is denied something must not be dropped by someone who has no say over groups.
+#[test]
+fn cve_2014_8989_setgroups_is_denied_without_privilege() {
+    require!(common::not_root());
+    require!(common::user_namespaces());
+    let namespace = UserNamespace::new(&IdMap::single()).unwrap();
+    assert!(seen_inside(&namespace).ends_with("\ndeny\n"));
+}
+
+#[test]
+fn cve_2021_43784_what_is_too_long_is_refused_and_not_cut() {
+    let map = (0..5000).fold(IdMap::new(), |map, i| map.uid(i, i, 1).gid(i, i, 1));
+    let err = UserNamespace::new(&map).unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::InvalidInput);
+    assert!(format!("{err:#}").contains("340"), "{err:?}");
+    for path in ["/".repeat(70_000), "/proc/self/ns/user\0".to_owned()] {
+        let err = UserNamespace::open(path).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::InvalidInput, "{err:?}");
+    }
+}
+
+#[test]
 fn nothing_is_left_behind() {
     require!(common::user_namespaces());
     common::alone(|| {

@@ -44,6 +44,10 @@ impl IdRange {
     /// Takes a free range out of those that `own`, the id map of this process, has and that are not
     /// promised to a user in /etc/subuid or /etc/subgid. `None` if `own` has no such range.
     pub(crate) fn allocate(own: &IdMap) -> Result<Option<Self>> {
+        Self::first_free(candidates(), own)
+    }
+
+    fn first_free(candidates: impl Iterator<Item = u32>, own: &IdMap) -> Result<Option<Self>> {
         let promised = subordinate::all_ranges();
         let usable = |n: u32| {
             let base = base(n);
@@ -58,7 +62,7 @@ impl IdRange {
                 && !promised.iter().any(|range| range.overlaps(base, LENGTH))
         };
         let mut lock = None;
-        for n in candidates().filter(|n| usable(*n)) {
+        for n in candidates.filter(|n| usable(*n)) {
             let file = match lock.take() {
                 Some(file) => file,
                 None => open_locks()
@@ -178,6 +182,27 @@ mod tests {
         assert_eq!(try_lock(&other, 8), Ok(true));
         drop(one);
         assert_eq!(try_lock(&other, 7), Ok(true));
+    }
+
+    #[test]
+    fn a_range_is_given_once_and_again_after_it_is_dropped() {
+        let own = IdMap::range(0, u32::MAX);
+        // The last ones, which no other process wants.
+        let take = || IdRange::first_free(ALL - 2..ALL, &own);
+        let one = take();
+        if !geteuid().is_root() {
+            let err = one.unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::PermissionDenied, "{err:?}");
+            assert!(err.hint().is_some_and(|hint| hint.contains(DIRECTORY)), "{err:?}");
+            return;
+        }
+        let one = one.unwrap().unwrap();
+        let other = take().unwrap().unwrap();
+        assert_eq!((one.base(), other.base()), (0x4001_0000, 0x4000_0000));
+        let err = take().unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::ResourceExhausted);
+        drop(one);
+        assert_eq!(take().unwrap().unwrap().base(), 0x4001_0000);
     }
 
     #[test]

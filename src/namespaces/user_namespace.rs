@@ -65,16 +65,16 @@ impl UserNamespace {
     /// have one of its ids, `ResourceExhausted` if the kernel's limit on user namespaces
     /// (/proc/sys/user/max_user_namespaces) is reached. The hint tells known causes apart.
     pub fn new(map: &IdMap) -> Result<Self> {
-        Self::make(map, None)
+        Ok(Self::make(map, None)?.0)
     }
 
     /// Makes a user namespace with ids chosen for the caller.
     ///
-    /// - A caller that may map any ids, such as root, gets 65,536 ids that nobody else on the machine has
-    ///   at the same time, between 0x4000_0000 and 0x7ffe_0000 and outside what /etc/subuid and /etc/subgid
-    ///   grant. They are locked through a file in /run/coracle for as long as a handle exists. A caller
-    ///   that does not have such ids, because it runs in a user namespace itself, gets a map of all the ids
-    ///   it does have to themselves.
+    /// - A caller that may map any ids, such as root, gets 65,536 ids that no other process with the same
+    ///   /run gets meanwhile, between 0x4000_0000 and 0x7ffe_0000 and outside what /etc/subuid and
+    ///   /etc/subgid grant. They are locked through a file in /run/coracle for as long as a handle exists.
+    ///   A caller that does not have such ids, because it runs in a user namespace itself, gets all the ids
+    ///   it does have, as themselves.
     /// - Others get what rootless tools give them: root inside is the caller, and the ids from 1 on are
     ///   those granted to the caller in /etc/subuid and /etc/subgid. All containers of the user share them.
     /// - Where nothing is granted, newuidmap or newgidmap is not installed, or the caller runs with
@@ -86,6 +86,12 @@ impl UserNamespace {
     /// As [`new`](Self::new); `ResourceExhausted` if all ranges are in use, and `PermissionDenied` if
     /// /run/coracle cannot be made or belongs to another user.
     pub fn automatic() -> Result<Self> {
+        Ok(Self::automatic_ahead()?.0)
+    }
+
+    /// As [`automatic`](Self::automatic), but the process that served to make it may still be there: it is
+    /// gone when the second value is dropped.
+    pub(crate) fn automatic_ahead() -> Result<(Self, Holder)> {
         if !may_map_any() {
             let map = subordinate::caller_map().unwrap_or_else(IdMap::single);
             return Self::make(&map, None);
@@ -170,7 +176,7 @@ impl UserNamespace {
         self.0.denies_setgroups
     }
 
-    fn make(map: &IdMap, range: Option<IdRange>) -> Result<Self> {
+    fn make(map: &IdMap, range: Option<IdRange>) -> Result<(Self, Holder)> {
         map.validate()?;
         let attempt = || format!("make a user namespace with {map}");
         let holder = Holder::spawn()
@@ -178,7 +184,10 @@ impl UserNamespace {
             .map_err(explain_clone)
             .context(attempt)?;
         let (fd, denies_setgroups) = write_map(&holder, map).context(attempt)?;
-        Ok(Self(Arc::new(Inner { fd, map: Some(map.clone()), denies_setgroups, _range: range })))
+        // If it fails, the drop of `holder` fails as well and does what is left to do.
+        let _ = holder.kill();
+        let inner = Inner { fd, map: Some(map.clone()), denies_setgroups, _range: range };
+        Ok((Self(Arc::new(inner)), holder))
     }
 }
 
@@ -239,34 +248,42 @@ fn write_map(holder: &Holder, map: &IdMap) -> Result<(OwnedFd, bool)> {
                 .map_err(|err| explain_helper(err, program))?;
         }
     }
-    let path = format!("/proc/{pid}/ns/user");
-    let file = File::open(&path)
-        .context(|| format!("open {path}"))
+    let file = open_file(&format!("/proc/{pid}/ns/user"), false)
+        .context(|| "open the new namespace")
         .map_err(|err| explain_write(err, map))?;
-    Ok((file.into(), single && !direct))
+    // Denied just now, or in the caller's own namespace.
+    let setgroups = fs::read_to_string(format!("/proc/{pid}/setgroups"));
+    Ok((file.into(), setgroups.is_ok_and(|text| text.trim() == "deny")))
 }
 
 /// The kernel takes these files in one write only.
 fn write_once(pid: i32, file: &str, text: &str) -> Result<()> {
     let path = format!("/proc/{pid}/{file}");
-    let mut file = File::options().write(true).open(&path).context(|| format!("open {path}"))?;
-    let written = loop {
-        match file.write(text.as_bytes()) {
-            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-            other => break other,
-        }
-    };
-    let call = |errno| {
+    let write = || -> Result<(), SyscallError> {
+        let mut file = open_file(&path, true)?;
+        let written = loop {
+            match file.write(text.as_bytes()) {
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                other => break other,
+            }
+        };
+        let errno = match written {
+            Ok(n) if n == text.len() => return Ok(()),
+            Ok(_) => Errno::EIO as i32,
+            Err(err) => err.raw_os_error().unwrap_or(0),
+        };
         let shown: String = text.chars().take(64).collect();
         let more = if shown.len() < text.len() { "..." } else { "" };
-        SyscallError::new(format!("write({path:?}, {shown:?}{more})"), errno)
+        Err(SyscallError::new(format!("write({path:?}, {shown:?}{more})"), errno))
     };
-    match written {
-        Ok(n) if n == text.len() => Ok(()),
-        Ok(_) => Err(call(Errno::EIO as i32)),
-        Err(err) => Err(call(err.raw_os_error().unwrap_or(0))),
-    }
-    .context(|| format!("write {path}"))
+    write().context(|| format!("write its {file}"))
+}
+
+fn open_file(path: &str, write: bool) -> Result<File, SyscallError> {
+    File::options().read(!write).write(write).open(path).map_err(|err| {
+        let mode = if write { "O_WRONLY" } else { "O_RDONLY" };
+        SyscallError::new(format!("open({path:?}, {mode})"), err.raw_os_error().unwrap_or(0))
+    })
 }
 
 /// Runs newuidmap or newgidmap.
@@ -411,6 +428,9 @@ fn explain_helper(err: Error, program: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -467,5 +487,34 @@ mod tests {
     fn all_ids_of_the_caller_to_themselves() {
         let own = IdMap::new().uid(0, 1000, 1).uid(1, 100_000, 9).gid(0, 5, 2);
         assert_eq!(identity(&own), IdMap::new().uid(0, 0, 1).uid(1, 1, 9).gid(0, 0, 2));
+    }
+
+    /// Without the exclusion an ordinary user's write fails within a moment.
+    #[test]
+    fn maps_are_written_while_other_threads_hide_the_memory() {
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        let _hidden = Dumpable::hold_zero().unwrap();
+                        thread::yield_now();
+                    }
+                });
+            }
+            let made: Result<Vec<_>> =
+                (0..100).map(|_| UserNamespace::new(&IdMap::single())).collect();
+            done.store(true, Ordering::Relaxed);
+            made.unwrap();
+        });
+    }
+
+    #[test]
+    fn the_process_that_served_to_make_it_goes_with_the_second_value() {
+        let (namespace, holder) = UserNamespace::automatic_ahead().unwrap();
+        let process = format!("/proc/{}", holder.pid());
+        drop(holder);
+        assert!(!Path::new(&process).exists());
+        assert!(is_user_namespace(&namespace.0.fd).unwrap());
     }
 }

@@ -15,7 +15,7 @@ use crate::error::SyscallError;
 ///
 /// It shares the host's memory and descriptors (so the size of the host does not matter) and runs beside
 /// the host's threads: it has a stack of its own, keeps all signals blocked, and performs raw system calls
-/// only. It dies with the thread that made it.
+/// only. It dies with the thread that made it, so a host that is killed leaves none.
 #[derive(Debug)]
 pub(crate) struct Holder {
     pid: i32,
@@ -57,29 +57,32 @@ impl Holder {
     pub(crate) fn pid(&self) -> i32 {
         self.pid
     }
+
+    /// Ends the process without waiting for it; the drop does. On a busy machine most of the time goes
+    /// into waiting until the process is scheduled once more, which other work can hide.
+    pub(crate) fn kill(&self) -> Result<(), Errno> {
+        let pidfd = self.pidfd.as_raw_fd();
+        // SAFETY: the kernel takes a null siginfo.
+        unsafe { sys!(SYS_pidfd_send_signal, pidfd, libc::SIGKILL, 0usize, 0usize) }?;
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<(), Errno> {
+        let (kind, pidfd) = (libc::P_PIDFD, self.pidfd.as_raw_fd());
+        let options = libc::WEXITED | libc::__WALL;
+        // SAFETY: the kernel takes a null siginfo and a null rusage.
+        unsafe { sys!(SYS_waitid, kind, pidfd, 0usize, options, 0usize) }?;
+        Ok(())
+    }
 }
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        let pidfd = self.pidfd.as_raw_fd();
         let gone = loop {
-            // SAFETY: the kernel ignores a null siginfo in both calls.
-            let waited = unsafe {
-                sys!(SYS_pidfd_send_signal, pidfd, libc::SIGKILL, 0usize, 0usize).and_then(|_| {
-                    sys!(
-                        SYS_waitid,
-                        libc::P_PIDFD,
-                        pidfd,
-                        0usize,
-                        libc::WEXITED | libc::__WALL,
-                        0usize,
-                    )
-                })
-            };
-            match waited {
+            match self.kill().and_then(|()| self.wait()) {
                 Err(Errno(libc::EINTR)) => {}
                 // ESRCH and ECHILD: another `wait` of the host has reaped it.
-                Ok(_) | Err(Errno(libc::ESRCH | libc::ECHILD)) => break true,
+                Ok(()) | Err(Errno(libc::ESRCH | libc::ECHILD)) => break true,
                 // Only a filter on the host's system calls does this. Better lose the stack than free it
                 // under a process that may be running on it.
                 Err(_) => break false,
@@ -134,5 +137,45 @@ pub(crate) fn is_user_namespace(fd: &impl AsRawFd) -> io::Result<bool> {
         // What a file that is no namespace answers.
         Err(Errno(libc::ENOTTY | libc::EBADF)) => Ok(false),
         Err(Errno(errno)) => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(pid: i32) -> String {
+        std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_holder_blocks_all_signals_and_is_gone_after_its_drop() {
+        let mask = || {
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            status.lines().find(|line| line.starts_with("SigBlk")).unwrap().to_owned()
+        };
+        let before = mask();
+        let holder = Holder::spawn().unwrap();
+        assert_eq!(mask(), before);
+        // All but SIGKILL and SIGSTOP.
+        assert!(status(holder.pid()).contains("SigBlk:\tfffffffffffbfeff"));
+        let pid = holder.pid();
+        drop(holder);
+        assert_eq!(status(pid), "");
+    }
+
+    #[test]
+    fn the_holder_dies_with_the_thread_that_made_it() {
+        let make = || {
+            let holder = ManuallyDrop::new(Holder::spawn().unwrap());
+            // Once it sleeps it has asked for the signal.
+            while !status(holder.pid()).contains("State:\tS") {
+                std::thread::yield_now();
+            }
+            holder
+        };
+        let holder = std::thread::spawn(make).join().unwrap();
+        assert_eq!(holder.wait(), Ok(()));
+        drop(ManuallyDrop::into_inner(holder));
     }
 }
