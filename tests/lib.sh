@@ -151,6 +151,8 @@ judge() {
         printf '%s\t%s\t%s\t%s\n' "$round" "$suite" "(the suite: status $status)" FAILED >>"$logs/results"
         failed=1
     fi
+    # Suites without a test that the filter lets through are left out.
+    [[ -z ${filter:-} || $passed$failed$ignored != 000 ]] || return 0
     printf '  %-28s %4d passed' "$suite" $((passed - skipped))
     [[ $skipped == 0 ]] || printf ', %d not here' "$skipped"
     [[ $ignored == 0 ]] || printf ', %d ignored' "$ignored"
