@@ -498,6 +498,7 @@ impl Cgroup {
     /// `TimedOut` or `Busy` if a process does not die.
     pub fn delete(mut self) -> Result<()> {
         self.owned = false;
+        self.unified.iter_mut().chain(&mut self.legacy).for_each(Node::claim);
         self.end().context(|| format!("delete cgroup {}", self.name))
     }
 

@@ -310,6 +310,11 @@ impl Node {
         walk(&self.dir, &self.rel, visit)
     }
 
+    /// Lets [`remove`](Self::remove) have a directory that was only opened.
+    pub(super) fn claim(&mut self) {
+        self.made = self.made.max(1);
+    }
+
     /// Removes the directory if it is empty, with those above that were made for it.
     pub(super) fn remove(&mut self) -> Result<(), SyscallError> {
         if self.made == 0 {
