@@ -39,7 +39,9 @@ const DYING: Duration = Duration::from_secs(5);
 /// ```
 ///
 /// # Where it is
-/// On v1 and in the hybrid layout below the own cgroup of the caller, in those hierarchies only that the limits need,
+/// The own cgroup of the caller is looked up once, and again after [`add`](Self::add) has moved the caller.
+///
+/// On v1 and in the hybrid layout it is below the own cgroup of the caller, in those hierarchies only that the limits need,
 /// and in the v2 one beside them.
 ///
 /// v2 has no limits below a cgroup that holds processes, and the own cgroup holds at least the caller. So the new one goes into
@@ -189,6 +191,8 @@ impl Cgroup {
     /// # Errors
     /// `Unsupported` without v2, `PermissionDenied` if the cgroup is not delegated.
     pub fn make_room() -> Result<PathBuf> {
+        // It must be the own cgroup of now that is cleared, and no other.
+        Layout::forget();
         let layout = Layout::current()?;
         let Some(unified) = &layout.unified else {
             return Err(Error::unsupported("make room in the own cgroup: there is no cgroup v2")
@@ -334,6 +338,9 @@ impl Cgroup {
     /// # Errors
     /// `NotFound` if there is no such process; `PermissionDenied` if the user may not move it.
     pub fn add(&self, pid: u32) -> Result<()> {
+        if pid == std::process::id() {
+            Layout::forget();
+        }
         let pid = pid.to_string();
         for node in self.nodes() {
             node.write("cgroup.procs", &pid)
