@@ -63,8 +63,8 @@ pub struct Cgroup {
 pub(crate) struct Attach {
     /// The v2 directory, for `CLONE_INTO_CGROUP`.
     pub(crate) into_cgroup: Option<OwnedFd>,
-    /// `cgroup.procs` of each v1 directory, open for writing: the new process writes `0`.
-    pub(crate) procs: Vec<OwnedFd>,
+    /// `tasks` of each v1 directory, open for writing: the new process, which has one thread, writes `0`.
+    pub(crate) tasks: Vec<OwnedFd>,
     /// Joining moves the memory policy of the process's address space, which a `CLONE_VM` child shares with the host.
     pub(crate) rebinds_memory: bool,
 }
@@ -537,10 +537,12 @@ impl Cgroup {
             Some(node) => Some(node.open_dir().context(joining)?),
             None => None,
         };
-        let open = |node: &Node| node.open_file("cgroup.procs", OFlag::O_WRONLY).context(joining);
+        // Not `cgroup.procs`: for a whole process the kernel stops every fork on the machine, which takes
+        // an RCU grace period, up to 20 ms. For the calling thread alone it need not (since Linux 5.6).
+        let open = |node: &Node| node.open_file("tasks", OFlag::O_WRONLY).context(joining);
         Ok(Attach {
             into_cgroup,
-            procs: self.legacy.iter().map(open).collect::<Result<_>>()?,
+            tasks: self.legacy.iter().map(open).collect::<Result<_>>()?,
             rebinds_memory: self.legacy(Controllers::CPUSET).is_some(),
         })
     }
@@ -786,7 +788,7 @@ mod tests {
         let paths = cgroup.paths();
         assert!(!paths.is_empty() && paths.iter().all(|path| path.is_dir()), "{paths:?}");
         let attach = cgroup.attach().unwrap();
-        assert!(attach.into_cgroup.is_some() || !attach.procs.is_empty());
+        assert!(attach.into_cgroup.is_some() || !attach.tasks.is_empty());
         assert!(!attach.rebinds_memory);
         assert_eq!(cgroup.oom_kills().unwrap(), 0);
         assert_eq!(cgroup.memory_limit(), Some(64 << 20));

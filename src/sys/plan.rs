@@ -96,9 +96,9 @@ pub(crate) struct Filesystem {
 /// One thing that the child does.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// Writes itself into a cgroup v1 hierarchy through its open `cgroup.procs`.
+    /// Writes itself, its only thread, into a cgroup v1 hierarchy through its open `tasks`.
     JoinCgroup {
-        procs: Slot,
+        tasks: Slot,
     },
     /// The same through a cgroup v2 directory, where clone3 is missing.
     JoinCgroupDir {

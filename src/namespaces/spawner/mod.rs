@@ -189,9 +189,9 @@ impl<'a> Builder<'a> {
         let Some((cgroup, owned)) = own else { return Ok(None) };
         let attach = cgroup.attach()?;
         self.copy |= attach.rebinds_memory;
-        for procs in attach.procs {
-            let procs = self.fds.own(procs);
-            self.steps.push(Step::JoinCgroup { procs });
+        for tasks in attach.tasks {
+            let tasks = self.fds.own(tasks);
+            self.steps.push(Step::JoinCgroup { tasks });
         }
         if let Some(dir) = attach.into_cgroup {
             let dir = self.fds.own(dir);

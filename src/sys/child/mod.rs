@@ -181,9 +181,7 @@ fn run_steps(cx: &Context<'_>, steps: &[Step], phase: Phase) -> bool {
 fn run(step: &Step, cx: &Context<'_>) -> Done {
     let fds = &cx.plan.fds;
     match step {
-        Step::JoinCgroup { procs } => {
-            write(fds.get(*procs), b"0").named("write(cgroup.procs, \"0\")")
-        }
+        Step::JoinCgroup { tasks } => write(fds.get(*tasks), b"0").named("write(tasks, \"0\")"),
         Step::JoinCgroupDir { dir } => {
             write_file(fds.get(*dir), c"cgroup.procs", b"0", "write(cgroup.procs, \"0\")")
         }
