@@ -1,4 +1,71 @@
-//! An embeddable container engine.
+//! An embeddable container engine: isolated processes, quotas and layered root file systems, in your own process.
+//! No daemon, no helper program, no re-exec of the host.
+//!
+//! ```
+//! use std::time::Duration;
+//! use coracle::namespaces::{Command, Mount};
+//!
+//! let out = Command::new("sh")
+//!     .args(["-c", "echo $$ > /tmp/pid; cat /tmp/pid; hostname"])
+//!     .isolated() // own processes, network, users ...; the host's programs read-only
+//!     .hostname("sandbox")
+//!     .mount(Mount::tmpfs("/tmp").size(16 * coracle::MIB))
+//!     .timeout(Duration::from_secs(5))
+//!     .output()?;
+//! assert_eq!(out.stdout, b"1\nsandbox\n");
+//! assert!(out.status.success(), "{}", out.status);
+//! # coracle::Result::Ok(())
+//! ```
+//!
+//! # The layers
+//!
+//! Each is useful without those below it in this list.
+//!
+//! - [`namespaces`]: spawn, watch and enter isolated processes. [`Command`](namespaces::Command) and
+//!   [`Child`](namespaces::Child) are std's, with isolation.
+//! - [`cgroups`]: limit and measure them. [`Limits`](cgroups::Limits) is one value for cgroup v1, hybrid and v2.
+//! - `layers` (feature): root file systems of shared read-only directories under a writable one, and what
+//!   changed in it.
+//!
+//! # What it does to your process
+//!
+//! Nothing. Working directory, environment, umask, limits, signal handlers, file descriptors and threads stay
+//! as they are; nothing is printed, nothing panics, nothing exits. A spawn borrows the host's memory instead
+//! of copying it (`CLONE_VM | CLONE_VFORK`), so it takes as long from a host of 8 GiB as from a small one; between
+//! clone and exec the child only makes system calls. See [`Command`](namespaces::Command#embedding).
+//!
+//! # What it does not do
+//!
+//! It starts no daemon and no background thread, and runs no other program, but for `newuidmap` and
+//! `newgidmap` when an unprivileged host wants a range of ids. It does not hide downgrades: what the
+//! kernel cannot do is an error that says so.
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---------|--------------|
+//! | `layers` (default) | root file system stacks |
+//!
+//! Without features there are `namespaces` and `cgroups`, and 12 crates in the tree.
+//!
+//! # Kernels
+//!
+//! Linux 5.8 or later; each optional call has its fallback:
+//!
+//! | feature | kernel | fallback |
+//! |---------|--------|----------|
+//! | clone3, CLONE_INTO_CGROUP | 5.3, 5.7 | clone; the child moves itself into the cgroup |
+//! | openat2 | 5.6 | a walk component by component that follows no link |
+//! | pidfd in setns (exec into a container) | 5.8 | none: an error that says so |
+//! | close_range(CLOEXEC) | 5.11 | each descriptor in turn |
+//! | overlay in a user namespace | 5.11 | none: an error that says so |
+//! | mount_setattr: idmapped and recursively read-only mounts | 5.12 | a remount of the one mount; else an error |
+//! | Landlock | 5.13 | an error, or less if `best_effort` is asked for |
+//! | cgroup.kill | 5.14 | freeze, then signals |
+//! | idmapped overlay layers | 5.19 | an error, or `host_ids` |
+//! | overlay layers by descriptor | 6.13 | attached in a mount namespace of their own |
+//! | exit status in spite of an ignored SIGCHLD | 6.15 | an error that says so |
+
 // Not in Cargo.toml: examples and tests may.
 #![deny(clippy::exit, clippy::print_stderr, clippy::print_stdout)]
 
@@ -22,3 +89,8 @@ pub const KIB: u64 = 1 << 10;
 pub const MIB: u64 = 1 << 20;
 /// 1,024 [`MIB`].
 pub const GIB: u64 = 1 << 30;
+
+/// The README's snippets are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -482,6 +482,12 @@ impl Command {
         self
     }
 
+    /// Takes the limits back.
+    pub fn no_limits(&mut self) -> &mut Self {
+        self.limits = None;
+        self
+    }
+
     /// Runs it in an existing cgroup.
     pub fn cgroup(&mut self, cgroup: &Cgroup) -> &mut Self {
         self.cgroup = Some(Arc::new(cgroup.handle()));
