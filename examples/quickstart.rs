@@ -45,7 +45,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         other => other?,
     };
 
-    println!("{status}; it used {:?} of processor time", status.usage().map(|u| u.user_time + u.system_time));
+    println!(
+        "{status}; it used {:?} of processor time",
+        status.usage().map(|u| u.user_time + u.system_time)
+    );
     println!("it changed:");
     for change in rootfs.changes()? {
         println!("  {change}");

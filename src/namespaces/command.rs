@@ -265,7 +265,7 @@ impl Command {
 
     /// Makes it a container that sees the host's programs and little else: `/usr` and the linker's and
     /// alternatives' files of `/etc`, read-only; the working directory (the host's, or
-    /// [`current_dir`](Command::current_dir)), read-only, unless that is `/`; an empty writable `/tmp`.
+    /// [`current_dir`](Command::current_dir)), read-only, unless that is `/` or `/tmp`; an empty writable `/tmp`.
     pub fn isolated(&mut self) -> &mut Self {
         self.root = Root(Source::HostPrograms);
         self

@@ -561,7 +561,8 @@ impl Builder<'_> {
         self.fresh(&Mount::tmpfs("/tmp").mode(0o1777), true)?;
         if let Some(dir) = self.working_directory()?
             && dir != Path::new("/")
-            && !dir.starts_with("/usr")
+            && dir != Path::new("/tmp")
+            && !["/usr", "/proc", "/sys", "/dev"].iter().any(|own| dir.starts_with(own))
         {
             let found = fs::metadata(&dir)
                 .context(|| format!("use the working directory {}", dir.display()))?;

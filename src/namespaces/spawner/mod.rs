@@ -223,9 +223,14 @@ impl<'a> Builder<'a> {
             let fd = self.fds.own(clone_fd(process.pidfd())?);
             let kinds = process.namespaces - Namespaces::USER;
             self.join_copy |= kinds.contains(Namespaces::TIME);
-            if !kinds.is_empty() {
-                let what = format!("join the namespaces {kinds} of {}", process.program);
-                self.join.push(Step::SetNs { fd, flags: kinds.flags(), what });
+            // Last, by the process itself: a cgroup namespace forbids to enter its cgroups from outside
+            // (the mount option nsdelegate).
+            let cgroup = kinds & Namespaces::CGROUP;
+            for (kinds, steps) in [(kinds - cgroup, &mut self.join), (cgroup, &mut self.steps)] {
+                if !kinds.is_empty() {
+                    let what = format!("join the namespaces {kinds} of {}", process.program);
+                    steps.push(Step::SetNs { fd, flags: kinds.flags(), what });
+                }
             }
         }
         self.write_own_files()?;
