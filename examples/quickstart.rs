@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// What programs in /usr expect around it.
 fn base_layer(base: &Path) -> std::io::Result<()> {
-    for name in ["etc", "root", "tmp", "usr"] {
+    for name in ["dev", "etc", "proc", "root", "sys", "tmp", "usr"] {
         fs::create_dir_all(base.join(name))?;
     }
     for name in ["bin", "lib", "lib64", "sbin"] {

@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -15,7 +14,7 @@ use nix::unistd::{getegid, geteuid};
 
 use super::id_map::{IdExtent, IdMap, format_extents, parse_extents};
 use super::id_range::{self, IdRange};
-use super::subordinate;
+use super::{Command, subordinate};
 use crate::error::{Context, Error, ErrorKind, Result, SyscallError};
 use crate::sys::dumpable::Dumpable;
 use crate::sys::user_namespace::{Holder, effective_capabilities, is_user_namespace};
@@ -292,13 +291,8 @@ fn run_helper(name: &str, args: &[String]) -> Result<()> {
     let program = subordinate::program(name).ok_or_else(|| {
         Error::new(ErrorKind::NotFound, format!("the program {name} is not installed"))
     })?;
-    let output = Command::new(&program)
-        .args(args)
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .output()
-        .context(|| format!("run {}", program.display()))?;
+    // This crate's own command: std's cannot tell how it ended where the host ignores SIGCHLD.
+    let output = Command::new(&program).args(args).env_clear().current_dir("/").output()?;
     if output.status.success() {
         return Ok(());
     }

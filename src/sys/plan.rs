@@ -375,6 +375,22 @@ pub(crate) struct Exec {
     pub(crate) init: Option<Slot>,
 }
 
+impl Plan {
+    /// Whether a child that shares the host's memory runs with other rights than the host's.
+    pub(crate) fn changes_credentials(&self) -> bool {
+        !self.join.is_empty()
+            || self.steps.iter().any(|step| {
+                matches!(
+                    step,
+                    Step::SetIds { .. }
+                        | Step::Bounding { .. }
+                        | Step::Capabilities { .. }
+                        | Step::Seccomp { .. }
+                )
+            })
+    }
+}
+
 /// Everything a spawn does, in order.
 #[derive(Debug)]
 pub(crate) struct Plan {

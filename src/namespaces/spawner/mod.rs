@@ -30,6 +30,7 @@ use crate::sys::dumpable::Dumpable;
 use crate::sys::plan::{CStringArray, Exec, Fds, Filter, Plan, Slot, Step};
 use crate::sys::root_dir::RootDir;
 use crate::sys::spawn::{At, Failed, Spawned};
+use crate::sys::user_namespace::Holder;
 
 /// What a container unshares: time only on request, as it isolates nothing without offsets.
 const CONTAINER_NAMESPACES: Namespaces = Namespaces::all().difference(Namespaces::TIME);
@@ -59,6 +60,8 @@ struct Builder<'a> {
     /// The namespaces that are made anew.
     unshared: Namespaces,
     users: Option<UserNamespace>,
+    /// The process that served to make it, on its way out.
+    users_maker: Option<Holder>,
     joins_user_namespace: bool,
     /// The host may mount and open what it likes.
     privileged: bool,
@@ -133,6 +136,7 @@ impl<'a> Builder<'a> {
                 return Err(Error::invalid("the container's user namespace is unknown"));
             }
         }
+        let mut users_maker = None;
         let users = match (&command.users, &command.root.0) {
             _ if inside.is_some() => inside.and_then(|process| process.user_namespace.clone()),
             (Users::Namespace(users), _) => Some(users.clone()),
@@ -142,7 +146,9 @@ impl<'a> Builder<'a> {
                 user_namespace.clone()
             }
             (Users::Default | Users::Privileged, _) if unshared.contains(Namespaces::USER) => {
-                Some(UserNamespace::automatic()?)
+                let (users, maker) = UserNamespace::automatic_ahead()?;
+                users_maker = Some(maker);
+                Some(users)
             }
             (Users::Default | Users::Privileged, _) => None,
         };
@@ -150,6 +156,7 @@ impl<'a> Builder<'a> {
             command,
             inside,
             unshared: unshared - Namespaces::USER,
+            users_maker,
             joins_user_namespace: command.join.iter().any(|(k, _)| k.contains(Namespaces::USER)),
             users,
             privileged: has(CAP_SYS_ADMIN),
@@ -466,12 +473,17 @@ impl<'a> Builder<'a> {
             join_copy: self.join_copy,
         };
         let spawned = {
-            let _window =
-                Dumpable::hold_zero().context(|| "switch off the host's dumpable flag")?;
+            // Changed credentials of a child that shares the host's memory clear the flag anyway.
+            let _window = plan
+                .changes_credentials()
+                .then(Dumpable::hold_zero)
+                .transpose()
+                .context(|| "switch off the host's dumpable flag")?;
             sys::spawn::spawn(&mut plan)
                 .map_err(|failed| explain::explain(self.command, &self, &failed))?
         };
         drop(plan);
+        drop(self.users_maker.take());
         if let Some(report) = streams.init_report {
             self.started_by_init(report, &spawned)?;
         }
