@@ -429,6 +429,9 @@ pub(super) fn enable(dir: &Dir, rel: &str, needed: Controllers) -> Result<()> {
     }
     let Err(err) = dir.write(&control, &missing.to_enable()) else { return Ok(()) };
     let path = dir.join(rel);
+    // ENOENT is a controller that is not on offer there, or a cgroup that is gone.
+    let offered = dir.read(&below(rel, "cgroup.controllers"));
+    let lacks = err.errno == libc::ENOENT && offered.is_ok();
     let hint = match err.errno {
         libc::EBUSY => format!(
             "v2 allows limits below {0} only while no process is in {0} itself: move them to a child of it \
@@ -436,15 +439,18 @@ pub(super) fn enable(dir: &Dir, rel: &str, needed: Controllers) -> Result<()> {
             path.display()
         ),
         libc::ENOENT => format!(
-            "{} does not have them all: its cgroup.controllers says {:?}",
+            "cgroup.controllers in {} has only: {}",
             path.display(),
-            dir.read(&below(rel, "cgroup.controllers")).unwrap_or_default().trim()
+            offered.as_deref().unwrap_or_default().trim()
         ),
         _ => no_permission(true),
     };
-    Err(err)
-        .context(|| format!("hand {} down from {}", missing.list(), path.display()))
-        .map_err(|err| err.with_hint(hint))
+    let result =
+        Err(err).context(|| format!("hand {} down from {}", missing.list(), path.display()));
+    result.map_err(|err: Error| {
+        let err = if lacks { err.with_kind(ErrorKind::Unsupported) } else { err };
+        err.with_hint(hint)
+    })
 }
 
 /// The v2 cgroup below which one with the controllers `needed` can be made. v2 has no limits below a cgroup
@@ -486,6 +492,8 @@ fn find_above(unified: &Hierarchy, needed: Controllers) -> Result<String> {
     while let Some(rel) = way {
         match check_above(&unified.root, rel, needed) {
             Ok(()) => return Ok(rel.to_owned()),
+            // Another process has just removed what we were about to use: from the beginning, then.
+            Err(err) if err.kind() == ErrorKind::NotFound => return Err(err),
             // The nearest obstacle is the one that can be removed.
             Err(err) => refusal = refusal.or(Some(err)),
         }
