@@ -19,7 +19,15 @@ use coracle::ErrorKind;
 use coracle::layers::Rootfs;
 use nix::unistd::{Gid, Uid, geteuid, setfsgid, setfsuid};
 
-use common::{audit, require, setup};
+use common::{Missing, audit, require, setup};
+
+/// This machine has all that stacks are made of.
+fn stacks() -> Result<(), Missing> {
+    common::overlay()?;
+    let calls = ["fsopen", "fsconfig", "fsmount", "open_tree", "move_mount"];
+    common::system_calls(&calls)?;
+    if geteuid().is_root() { common::system_calls(&["mount_setattr"]) } else { Ok(()) }
+}
 
 /// The root directory of a stack as a path of this process.
 fn root(rootfs: &Rootfs) -> PathBuf {
@@ -52,7 +60,7 @@ fn open_to_all(path: &Path) {
 
 #[test]
 fn later_layers_cover_earlier_ones_and_writes_go_to_the_scratch_directory_alone() {
-    require!(common::overlay());
+    require!(stacks());
     let dir = setup("layers-order");
     dir.file("base/both", "base");
     dir.file("base/etc/one", "1");
@@ -87,7 +95,7 @@ fn later_layers_cover_earlier_ones_and_writes_go_to_the_scratch_directory_alone(
 
 #[test]
 fn files_have_plain_ids_on_disk_and_unprivileged_ones_in_the_stack() {
-    require!(common::overlay());
+    require!(stacks());
     let dir = setup("layers-ids");
     dir.file("base/file", "x");
     let mine = fs::metadata(dir.join("base/file")).unwrap().uid();
@@ -107,6 +115,7 @@ fn files_have_plain_ids_on_disk_and_unprivileged_ones_in_the_stack() {
 #[test]
 fn with_the_hosts_ids_nothing_is_mapped() {
     require!(common::root());
+    require!(stacks());
     let dir = setup("layers-host-ids");
     dir.file("base/file", "x");
     let rootfs = Rootfs::stack([dir.join("base")]).host_ids().writable(dir.join("scratch"));
@@ -119,7 +128,7 @@ fn with_the_hosts_ids_nothing_is_mapped() {
 
 #[test]
 fn a_read_only_stack_cannot_be_written() {
-    require!(common::overlay());
+    require!(stacks());
     let dir = setup("layers-read-only");
     dir.file("base/file", "x");
     dir.file("app/other", "x");
@@ -142,7 +151,7 @@ fn a_read_only_stack_cannot_be_written() {
 
 #[test]
 fn an_ephemeral_stack_keeps_its_changes_in_memory() {
-    require!(common::overlay());
+    require!(stacks());
     let dir = setup("layers-ephemeral");
     dir.file("base/etc/file", "x");
     let rootfs = Rootfs::stack([dir.join("base")]).ephemeral().unwrap();
@@ -160,7 +169,7 @@ fn an_ephemeral_stack_keeps_its_changes_in_memory() {
 #[test]
 fn nothing_is_left_of_a_stack() {
     common::alone(|| {
-        require!(common::overlay());
+        require!(stacks());
         let dir = setup("layers-leak");
         dir.file("base/file", "x");
         dir.file("app/file", "x");
@@ -206,7 +215,7 @@ fn a_stack_that_comes_to_nothing_leaves_no_directory() {
 
 #[test]
 fn five_hundred_layers_with_long_names() {
-    require!(common::overlay());
+    require!(stacks());
     let dir = setup("layers-many");
     let name = |i: usize| format!("{}-{i}", "layer".repeat(40));
     for i in 0..=500 {
@@ -228,7 +237,7 @@ fn five_hundred_layers_with_long_names() {
 
 #[test]
 fn any_path_will_do() {
-    require!(common::overlay());
+    require!(stacks());
     let dir = setup("layers-names");
     let names: [&[u8]; 7] =
         [b"a:b", b"a,b", b"a\\b", b"a b", b"a\nb", b"a\xffb", b"lowerdir=x,upperdir=y"];
@@ -251,7 +260,7 @@ fn any_path_will_do() {
 #[test]
 fn the_directories_of_the_writable_layer_have_safe_modes() {
     common::alone(|| {
-        require!(common::overlay());
+        require!(stacks());
         let dir = setup("layers-modes");
         dir.dir("base");
         let umask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o77));
@@ -268,7 +277,7 @@ fn the_directories_of_the_writable_layer_have_safe_modes() {
 
 #[test]
 fn bad_input_is_named_and_explained() {
-    require!(common::overlay());
+    require!(stacks());
     let dir = setup("layers-bad");
     let path = |name: &str| dir.join(name);
     for name in ["base/inner", "scratch/beside", "scratch/upper/inner", "linked"] {
@@ -320,7 +329,7 @@ fn bad_input_is_named_and_explained() {
 
 #[test]
 fn a_writable_directory_serves_one_stack_at_a_time() {
-    require!(common::overlay());
+    require!(stacks());
     let dir = setup("layers-busy");
     dir.dir("base");
     let stack = || Rootfs::stack([dir.join("base")]).writable(dir.join("scratch"));
@@ -335,6 +344,7 @@ fn a_writable_directory_serves_one_stack_at_a_time() {
 #[test]
 fn an_overlay_cannot_hold_the_changes_of_another() {
     require!(common::root());
+    require!(stacks());
     let dir = setup("layers-nested");
     dir.file("base/file", "x");
     for name in ["u", "w", "m"] {
@@ -366,7 +376,7 @@ fn an_overlay_cannot_hold_the_changes_of_another() {
 
 #[test]
 fn stacks_from_many_threads_do_not_disturb_each_other() {
-    require!(common::overlay());
+    require!(stacks());
     let dir = setup("layers-threads");
     dir.file("base/file", "x");
     thread::scope(|scope| {
@@ -386,7 +396,7 @@ fn stacks_from_many_threads_do_not_disturb_each_other() {
 
 #[test]
 fn changes_are_told_as_they_are() {
-    require!(common::overlay());
+    require!(stacks());
     require!(common::program("setfattr"));
     let dir = setup("layers-changes");
     let base = dir.dir("base");
@@ -482,7 +492,7 @@ fn set_attribute(path: &Path) {
 /// A container writes what it likes into its layer; the host reads it.
 #[test]
 fn a_hostile_layer_harms_nobody() {
-    require!(common::overlay());
+    require!(stacks());
     let dir = setup("layers-hostile");
     dir.file("victim/secret", "x");
     dir.file("base/dir/file", "x");
@@ -535,4 +545,54 @@ fn a_hostile_layer_harms_nobody() {
     let removed = Command::new("rm").arg("-rf").arg(dir.join("scratch")).status();
     assert!(removed.unwrap().success());
     assert_eq!(fs::read_to_string(dir.join("victim/secret")).unwrap(), "x");
+}
+
+#[test]
+fn a_command_runs_on_a_stack_and_what_it_did_is_told() {
+    require!(stacks());
+    let debian = require!(common::debian_rootfs());
+    let dir = setup("layers-command");
+    dir.file("app/srv/app", "x");
+    let rootfs = Rootfs::stack([debian, dir.join("app")]).writable(dir.join("scratch")).unwrap();
+    let run = |script: &str| {
+        let output = coracle::namespaces::Command::new("/bin/sh")
+            .args(["-euc", script])
+            .rootfs(&rootfs)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{script}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(run("cat /srv/app"), "x");
+    run("date >/stamp; rm /srv/app");
+    assert_eq!(changes(&rootfs), ["C /srv", "D /srv/app", "A /stamp"]);
+    // The next process finds it, also one that runs beside another.
+    thread::scope(|scope| {
+        for i in 0..4 {
+            scope.spawn(move || run(&format!("test -s /stamp; echo >/stamp-{i}")));
+        }
+    });
+    assert_eq!(changes(&rootfs).len(), 7);
+    assert!(run("cat /proc/self/mountinfo").lines().any(|line| line.contains(" / / rw,nodev")));
+}
+
+/// Directories of ids that an ordinary user has only in the user namespace, and may not look into himself.
+#[test]
+fn changes_are_seen_where_the_caller_may_not_look() {
+    require!(stacks());
+    require!(common::subordinate_ids());
+    let debian = require!(common::debian_rootfs());
+    let dir = setup("layers-subordinate");
+    let stack = || Rootfs::stack([&debian]);
+    for rootfs in [stack().writable(dir.join("scratch")).unwrap(), stack().ephemeral().unwrap()] {
+        let script =
+            "mkdir -p /p/q /o; touch /p/x /p/q/y /o/z; chmod 700 /p /p/q; chown -R 33:33 /p";
+        let status = coracle::namespaces::Command::new("/bin/sh")
+            .args(["-euc", script])
+            .rootfs(&rootfs)
+            .status()
+            .unwrap();
+        assert!(status.success(), "{status}");
+        assert_eq!(changes(&rootfs), ["A /o", "A /o/z", "A /p", "A /p/q", "A /p/q/y", "A /p/x"]);
+    }
 }

@@ -5,16 +5,17 @@
 //! following a link and with two directories open at any depth.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FileStat, SFlag, fstat};
 
+use super::access::Access;
 use super::change::{Change, ChangeKind};
 use super::directory::Identity;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -23,10 +24,11 @@ use crate::sys::xattr;
 /// What `upper` changes about `lower`, parents before what is below them, names in byte order.
 ///
 /// `lower` is the other layers merged. Both must show the same owners.
-pub(super) fn changes(upper: OwnedFd, lower: OwnedFd) -> Result<Vec<Change>> {
+pub(super) fn changes(upper: OwnedFd, lower: OwnedFd, access: Access<'_>) -> Result<Vec<Change>> {
     let mut walk = Walk {
-        upper: Cursor::new(upper),
-        lower: Cursor::new(lower),
+        access,
+        upper: Cursor::new(upper, access),
+        lower: Cursor::new(lower, access),
         path: PathBuf::from("/"),
         frames: Vec::new(),
         changes: Vec::new(),
@@ -50,7 +52,8 @@ pub(super) fn changes(upper: OwnedFd, lower: OwnedFd) -> Result<Vec<Change>> {
 }
 
 /// A position in a tree.
-struct Cursor {
+struct Cursor<'a> {
+    access: Access<'a>,
     here: OwnedFd,
     above: Vec<Identity>,
 }
@@ -67,18 +70,19 @@ struct Frame {
     before: usize,
 }
 
-struct Walk {
-    upper: Cursor,
-    lower: Cursor,
+struct Walk<'a> {
+    access: Access<'a>,
+    upper: Cursor<'a>,
+    lower: Cursor<'a>,
     path: PathBuf,
     frames: Vec<Frame>,
     changes: Vec<Change>,
 }
 
-impl Walk {
+impl Walk<'_> {
     /// Starts on the directory that both cursors have been moved to.
     fn enter(&mut self, lower: bool, hidden: bool) -> Result<()> {
-        let hidden = hidden || is_opaque(&self.upper.here)?;
+        let hidden = hidden || self.is_opaque()?;
         let mut names = self.upper.names()?;
         if lower && hidden {
             names.append(&mut self.lower.names()?);
@@ -124,7 +128,7 @@ impl Walk {
             return Ok(());
         }
         let lone = self.changes.len() == frame.before + 1;
-        if frame.lower && lone && same_directory(&self.upper.here, &self.lower.here)? {
+        if frame.lower && lone && self.is_unchanged()? {
             self.changes.pop();
         }
         if frame.lower {
@@ -135,6 +139,31 @@ impl Walk {
         Ok(())
     }
 
+    /// Whether the directory replaces that of the lower layers. `x` only says that it contains whiteouts in
+    /// the form of attributes.
+    fn is_opaque(&self) -> Result<bool> {
+        let marks = [c"trusted.overlay.opaque", c"user.overlay.opaque"];
+        let value = self.access.attribute(&self.upper.here, &marks)?;
+        Ok(value.is_some_and(|value| value == b"y"))
+    }
+
+    /// Whether both layers have the directory with all the same that a layer records but times.
+    fn is_unchanged(&self) -> Result<bool> {
+        let facts = |directory: &OwnedFd| {
+            let stat = fstat(directory).context(|| "stat a directory")?;
+            let mut attributes = Vec::new();
+            for name in xattr::list(directory.as_fd()).context(|| "list the attributes of it")? {
+                let text = name.to_bytes();
+                if !text.starts_with(b"trusted.overlay.") && !text.starts_with(b"user.overlay.") {
+                    let value = self.access.attribute(directory, &[&name])?;
+                    attributes.push((name, value));
+                }
+            }
+            Ok::<_, Error>((stat.st_mode, stat.st_uid, stat.st_gid, attributes))
+        };
+        Ok(facts(&self.upper.here)? == facts(&self.lower.here)?)
+    }
+
     /// A character device 0:0, or (Linux 6.7) an empty file with an attribute.
     fn is_whiteout(&self, name: &OsStr, stat: &FileStat) -> Result<bool> {
         if is_whiteout_device(stat) {
@@ -143,26 +172,25 @@ impl Walk {
         if file_type(stat) != SFlag::S_IFREG || stat.st_size != 0 {
             return Ok(false);
         }
-        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        match openat(&self.upper.here, name, flags, Mode::empty()) {
+        match self.access.open(&self.upper.here, name, OFlag::O_PATH) {
             Err(Errno::ENOENT) => Ok(false),
             file => {
-                let file = file.context(|| "open it")?;
                 let marks = [c"trusted.overlay.whiteout", c"user.overlay.whiteout"];
-                Ok(attribute(&file, &marks)?.is_some())
+                let file = file.context(|| "open it")?;
+                Ok(self.access.attribute(&file, &marks)?.is_some())
             }
         }
     }
 }
 
-impl Cursor {
-    fn new(root: OwnedFd) -> Self {
-        Self { here: root, above: Vec::new() }
+impl<'a> Cursor<'a> {
+    fn new(root: OwnedFd, access: Access<'a>) -> Self {
+        Self { access, here: root, above: Vec::new() }
     }
 
     /// Enters a directory. Returns whether there still is one of this name.
     fn descend(&mut self, name: &OsStr) -> Result<bool> {
-        let next = match open_directory(&self.here, name) {
+        let next = match self.access.open_directory(&self.here, name) {
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(false),
             next => next.context(|| "open the directory")?,
         };
@@ -173,7 +201,7 @@ impl Cursor {
 
     /// Goes back to the directory above, provided that nobody has moved this one meanwhile.
     fn ascend(&mut self) -> Result<()> {
-        let above = open_directory(&self.here, "..").context(|| "open the directory above")?;
+        let above = self.directory("..").context(|| "open the directory above")?;
         if Some(Identity::of(&above).context(|| "stat the directory above")?) != self.above.pop() {
             return Err(Error::new(ErrorKind::Busy, "a directory was moved while it was read")
                 .with_hint("stop or freeze the processes that write there, and try again"));
@@ -182,8 +210,12 @@ impl Cursor {
         Ok(())
     }
 
+    fn directory(&self, name: &str) -> nix::Result<OwnedFd> {
+        self.access.open_directory(&self.here, OsStr::new(name))
+    }
+
     fn names(&self) -> Result<BTreeSet<OsString>> {
-        let own = open_directory(&self.here, ".").context(|| "open a directory")?;
+        let own = self.directory(".").context(|| "open a directory")?;
         let mut directory = Dir::from_fd(own).context(|| "read a directory")?;
         let mut names = BTreeSet::new();
         for entry in directory.iter() {
@@ -197,16 +229,11 @@ impl Cursor {
     }
 
     fn stat(&self, name: &OsStr) -> Result<Option<FileStat>> {
-        match fstatat(&self.here, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        match self.access.stat(&self.here, name) {
             Err(Errno::ENOENT) => Ok(None),
             stat => stat.map(Some).context(|| "stat it"),
         }
     }
-}
-
-fn open_directory(dir: &OwnedFd, name: impl AsRef<OsStr>) -> nix::Result<OwnedFd> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(dir, name.as_ref(), flags, Mode::empty())
 }
 
 fn file_type(stat: &FileStat) -> SFlag {
@@ -219,38 +246,4 @@ fn is_directory(stat: &FileStat) -> bool {
 
 fn is_whiteout_device(stat: &FileStat) -> bool {
     file_type(stat) == SFlag::S_IFCHR && stat.st_rdev == 0
-}
-
-/// Whether the directory replaces that of the lower layers. `x` only says that it contains whiteouts in the
-/// form of attributes.
-fn is_opaque(directory: &OwnedFd) -> Result<bool> {
-    let value = attribute(directory, &[c"trusted.overlay.opaque", c"user.overlay.opaque"])?;
-    Ok(value.is_some_and(|value| value == b"y"))
-}
-
-fn attribute(file: &OwnedFd, names: &[&CStr]) -> Result<Option<Vec<u8>>> {
-    for name in names {
-        let value = xattr::get(file.as_fd(), name).context(|| "read an attribute of it")?;
-        if value.is_some() {
-            return Ok(value);
-        }
-    }
-    Ok(None)
-}
-
-/// Whether two directories agree in all that a layer records but times.
-fn same_directory(new: &OwnedFd, old: &OwnedFd) -> Result<bool> {
-    let facts = |directory: &OwnedFd| {
-        let stat = fstat(directory).context(|| "stat a directory")?;
-        let mut attributes = Vec::new();
-        for name in xattr::list(directory.as_fd()).context(|| "list the attributes of it")? {
-            let text = name.to_bytes();
-            if !text.starts_with(b"trusted.overlay.") && !text.starts_with(b"user.overlay.") {
-                let value = attribute(directory, &[&name])?;
-                attributes.push((name, value));
-            }
-        }
-        Ok::<_, Error>((stat.st_mode, stat.st_uid, stat.st_gid, attributes))
-    };
-    Ok(facts(new)? == facts(old)?)
 }

@@ -3,6 +3,7 @@
 //! [`Rootfs::stack`] begins one, [`Command::rootfs`](crate::namespaces::Command::rootfs) runs a process on it,
 //! [`Rootfs::changes`] lists what the process has changed.
 
+mod access;
 mod change;
 mod diff;
 mod directory;

@@ -9,19 +9,21 @@
 use std::ffi::{CStr, CString};
 use std::fmt::Write;
 use std::fs::metadata;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{getegid, geteuid};
 
 use super::directory::{Directory, HANDLE, c_string};
 use super::id_mapping::{MappedTree, map_ids};
 use super::scratch::Scratch;
-use crate::error::{Context, Error, Result, SyscallError};
+use crate::error::{Context, Error, ErrorKind, Result, SyscallError};
 use crate::namespaces::UserNamespace;
 use crate::sys::mount::{MountAttr, OpenTree};
 use crate::sys::worker::{At, Slot, Worker};
+use crate::sys::xattr;
 
 /// Whose ids the files of a stack have.
 #[derive(Clone, Debug)]
@@ -87,16 +89,25 @@ impl<'a> Assembly<'a> {
     }
 
     pub(super) fn build(&self) -> Result<Overlay> {
-        match self.detached()? {
+        let overlay = match self.detached()? {
             Err(err) if err.errno == libc::EINVAL => self.attached()?,
             other => other,
         }
-        .context(|| "mount the overlay")
+        .context(|| "mount the overlay")?;
+        let upper = match self.top {
+            Top::Scratch(scratch) => Some(&scratch.upper),
+            Top::Nothing | Top::Memory => overlay.memory.as_ref(),
+        };
+        if let Some(upper) = upper {
+            self.check_attributes(upper.as_fd())?;
+            check_writable(&overlay)?;
+        }
+        Ok(overlay)
     }
 
     /// Layers as descriptors, and nothing attached but, for the caller without privilege, the result in a
     /// namespace of its own: he has no other right to copy it.
-    pub(super) fn detached(&self) -> Result<Result<Overlay, SyscallError>> {
+    fn detached(&self) -> Result<Result<Overlay, SyscallError>> {
         let mut worker = Worker::new();
         let joined = matches!(self.ids, Ids::Joined(_));
         self.enter(&mut worker, joined)?;
@@ -144,7 +155,7 @@ impl<'a> Assembly<'a> {
     /// Everything attached in a mount namespace of its own: below the mount point, an in-memory directory,
     /// are the overlay `o`, the idmapped trees `m0`, `m1` ..., the layers `0`, `1` ... as links into these or
     /// into the host's directories, and `s`, the scratch directory, in the same way.
-    pub(super) fn attached(&self) -> Result<Result<Overlay, SyscallError>> {
+    fn attached(&self) -> Result<Result<Overlay, SyscallError>> {
         let mut worker = Worker::new();
         self.enter(&mut worker, true)?;
         let base = tmpfs(&mut worker);
@@ -202,11 +213,7 @@ impl<'a> Assembly<'a> {
     fn enter(&self, worker: &mut Worker<'a>, own_mounts: bool) -> Result<()> {
         worker.umask(0);
         if let Ids::Joined(namespace) = self.ids {
-            worker.set_ns(namespace.as_fd(), libc::CLONE_NEWUSER);
-            let (uid, gid) = root_ids(namespace)?;
-            if (uid, gid) != (geteuid().as_raw(), getegid().as_raw()) {
-                worker.set_ids(0, 0);
-            }
+            join(worker, namespace)?;
         }
         if own_mounts {
             worker.unshare_mounts();
@@ -254,6 +261,22 @@ impl<'a> Assembly<'a> {
         }
     }
 
+    /// The kernel goes on without attributes, and then some changes fail with EIO.
+    fn check_attributes(&self, upper: BorrowedFd<'_>) -> Result<()> {
+        let mark =
+            if self.user_xattr() { c"user.overlay.coracle" } else { c"trusted.overlay.coracle" };
+        xattr::set(upper, mark, b"y")
+            .and_then(|()| xattr::remove(upper, mark))
+            .context(|| "keep marks in the attributes of the writable layer")
+            .map_err(|err| match err.raw_os_error() {
+                Some(libc::EOPNOTSUPP) => err.with_kind(ErrorKind::Unsupported).with_hint(
+                    "its file system has no extended attributes: ext4, xfs and btrfs have, tmpfs since Linux \
+                     6.6 for who is not root",
+                ),
+                _ => err,
+            })
+    }
+
     /// Only the initial user namespace may keep the overlay's own marks in `trusted.*` attributes.
     fn user_xattr(&self) -> bool {
         matches!(self.ids, Ids::Joined(_)) || !in_initial_user_namespace()
@@ -278,6 +301,15 @@ impl Overlay {
     }
 }
 
+/// Makes the worker root of the user namespace.
+pub(super) fn join<'a>(worker: &mut Worker<'a>, namespace: &'a UserNamespace) -> Result<()> {
+    worker.set_ns(namespace.as_fd(), libc::CLONE_NEWUSER);
+    if root_ids(namespace)? != (geteuid().as_raw(), getegid().as_raw()) {
+        worker.set_ids(0, 0);
+    }
+    Ok(())
+}
+
 pub(super) fn in_initial_user_namespace() -> bool {
     /// `PROC_USER_INIT_INO`.
     const INITIAL: u64 = 0xEFFF_FFFD;
@@ -293,6 +325,18 @@ fn root_ids(namespace: &UserNamespace) -> Result<(u32, u32)> {
     map.host_uid(0)
         .zip(map.host_gid(0))
         .ok_or_else(|| Error::invalid(format!("the user namespace has no root: {map}")))
+}
+
+/// If the kernel cannot make its work directory, it mounts read-only and says so only in its log.
+fn check_writable(overlay: &Overlay) -> Result<()> {
+    let flags = fstatvfs(&overlay.mount).context(|| "ask for the state of the mount")?.flags();
+    if flags.contains(FsFlags::ST_RDONLY) {
+        return Err(Error::unsupported("the kernel could only make the stack read-only").with_hint(
+            "it has no use of the writable directory: is its disk full, or are `upper` and `work` in it another \
+             user's? The kernel's log may tell (`dmesg | grep overlayfs`)",
+        ));
+    }
+    Ok(())
 }
 
 fn tmpfs(worker: &mut Worker<'_>) -> Slot {
@@ -399,9 +443,8 @@ mod tests {
                             assert_eq!(names(&copy), ["a", "b"], "{case}");
                             let b = format!("/proc/self/fd/{}/b", copy.as_raw_fd());
                             assert_eq!(read_to_string(&b).unwrap(), layers[layers.len() - 1]);
-                            let read_only = nix::sys::statvfs::fstatvfs(&copy).unwrap().flags();
-                            let read_only =
-                                read_only.contains(nix::sys::statvfs::FsFlags::ST_RDONLY);
+                            let read_only = fstatvfs(&copy).unwrap().flags();
+                            let read_only = read_only.contains(FsFlags::ST_RDONLY);
                             assert_eq!(read_only, matches!(top, Top::Nothing), "{case}");
                         }
                         assert_eq!(mounts(), before, "{case}");

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::Flock;
-use nix::sys::statvfs::{FsFlags, fstatvfs};
 
+use super::access::Access;
 use super::change::Change;
 use super::diff;
 use super::directory::Directory;
@@ -160,7 +160,11 @@ impl Inner {
             [_] if matches!(ids, Ids::Host) => lowers.remove(0).fd,
             _ => Assembly::new(&mut lowers, &mut Top::Nothing, ids)?.build()?.mount,
         };
-        diff::changes(upper, lower)
+        let access = match ids {
+            Ids::Joined(namespace) => Access(Some(namespace)),
+            Ids::Host | Ids::Mapped(_) => Access(None),
+        };
+        diff::changes(upper, lower, access)
     }
 }
 
@@ -244,8 +248,7 @@ impl Stack {
         let ids = self.choice.ids()?;
         let mut top = top()?;
         let overlay = check_overlap(&lowers, &top)
-            .and_then(|()| Assembly::new(&mut lowers, &mut top, &ids)?.build())
-            .and_then(|overlay| check_writable(overlay, &top));
+            .and_then(|()| Assembly::new(&mut lowers, &mut top, &ids)?.build());
         let mut overlay = match overlay {
             Ok(overlay) => overlay,
             Err(err) => {
@@ -280,16 +283,4 @@ impl Choice {
         };
         Ok(if privileged { Ids::Mapped(namespace) } else { Ids::Joined(namespace) })
     }
-}
-
-/// If the kernel cannot make its work directory, it mounts read-only and says so only in its log.
-fn check_writable(overlay: Overlay, top: &Top) -> Result<Overlay> {
-    let flags = fstatvfs(&overlay.mount).context(|| "ask for the state of the mount")?.flags();
-    if !matches!(top, Top::Nothing) && flags.contains(FsFlags::ST_RDONLY) {
-        return Err(Error::unsupported("the kernel could only make the stack read-only").with_hint(
-            "it has no use of the writable directory: is its disk full, or are `upper` and `work` in it another \
-             user's? The kernel's log may tell (`dmesg | grep overlayfs`)",
-        ));
-    }
-    Ok(overlay)
 }

@@ -5,6 +5,7 @@
 //! `CLONE_VM | CLONE_VFORK | CLONE_FILES` child: it costs the same in a host of any size, has a working
 //! directory of its own, and is gone when [`Worker::run`] returns.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_long, c_void};
 use std::fmt::Write;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -21,6 +22,13 @@ use crate::error::SyscallError;
 /// A descriptor that the worker opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slot(usize);
+
+/// The kernel's `XATTR_SIZE_MAX`.
+const VALUE_SIZE: usize = 64 << 10;
+
+/// Bytes that the worker reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Value(usize);
 
 /// A descriptor that a call of the worker uses.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +58,16 @@ enum Arg<'a> {
     Flag(u64, &'static str),
     Text(CString),
     At(At<'a>),
+    Value(Value),
     Null,
+}
+
+/// What a call returns.
+#[derive(Clone, Copy, Debug)]
+enum Out {
+    Nothing,
+    Descriptor(Slot),
+    Length(Value),
 }
 
 #[derive(Debug)]
@@ -58,7 +75,7 @@ struct Call<'a> {
     name: &'static str,
     nr: c_long,
     args: Vec<Arg<'a>>,
-    out: Option<Slot>,
+    out: Out,
     /// Whether the worker goes on if it fails.
     optional: bool,
 }
@@ -79,16 +96,24 @@ enum Step<'a> {
 pub(crate) struct Worker<'a> {
     steps: Vec<Step<'a>>,
     slots: usize,
+    values: usize,
     changes_credentials: bool,
 }
 
-/// The descriptors that a worker has opened, by slot.
+/// What a worker has opened and read.
 #[derive(Debug)]
-pub(crate) struct Opened(Vec<Option<OwnedFd>>);
+pub(crate) struct Opened {
+    slots: Vec<Option<OwnedFd>>,
+    values: Vec<Vec<u8>>,
+}
 
 impl Opened {
     pub(crate) fn take(&mut self, slot: Slot) -> Option<OwnedFd> {
-        self.0.get_mut(slot.0).and_then(Option::take)
+        self.slots.get_mut(slot.0).and_then(Option::take)
+    }
+
+    pub(crate) fn value(&self, value: Value) -> Option<&[u8]> {
+        self.values.get(value.0).map(Vec::as_slice)
     }
 }
 
@@ -255,6 +280,21 @@ impl<'a> Worker<'a> {
         self.call("symlinkat", libc::SYS_symlinkat, args);
     }
 
+    /// Reads an extended attribute of a file, which may be open with `O_PATH`.
+    pub(crate) fn get_attribute(&mut self, file: BorrowedFd<'_>, name: &CStr) -> Value {
+        let value = Value(self.values);
+        self.values += 1;
+        let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+        let args = [
+            Arg::Text(path),
+            Arg::Text(name.into()),
+            Arg::Value(value),
+            Arg::Number(VALUE_SIZE as i64),
+        ];
+        self.push("getxattr", libc::SYS_getxattr, args, Out::Length(value), false);
+        value
+    }
+
     /// Makes the working directory, a mount point, the root of its mount namespace and lets go of all
     /// other mounts, so that the namespace keeps no file system of the host busy. Where the root is an
     /// initramfs, which cannot be left, everything stays as it is.
@@ -276,6 +316,8 @@ impl<'a> Worker<'a> {
         let job = Job {
             steps: &self.steps,
             slots: (0..self.slots).map(|_| AtomicI32::new(-1)).collect(),
+            values: (0..self.values).map(|_| vec![Cell::new(0); VALUE_SIZE]).collect(),
+            lengths: (0..self.values).map(|_| AtomicUsize::new(0)).collect(),
             next: AtomicUsize::new(0),
             errno: AtomicI32::new(0),
         };
@@ -306,11 +348,11 @@ impl<'a> Worker<'a> {
     }
 
     fn call<const N: usize>(&mut self, name: &'static str, nr: c_long, args: [Arg<'a>; N]) {
-        self.push(name, nr, args, None, false);
+        self.push(name, nr, args, Out::Nothing, false);
     }
 
     fn optional<const N: usize>(&mut self, name: &'static str, nr: c_long, args: [Arg<'a>; N]) {
-        self.push(name, nr, args, None, true);
+        self.push(name, nr, args, Out::Nothing, true);
     }
 
     fn open_call<const N: usize>(
@@ -321,7 +363,7 @@ impl<'a> Worker<'a> {
     ) -> Slot {
         let slot = Slot(self.slots);
         self.slots += 1;
-        self.push(name, nr, args, Some(slot), false);
+        self.push(name, nr, args, Out::Descriptor(slot), false);
         slot
     }
 
@@ -330,7 +372,7 @@ impl<'a> Worker<'a> {
         name: &'static str,
         nr: c_long,
         args: [Arg<'a>; N],
-        out: Option<Slot>,
+        out: Out,
         optional: bool,
     ) {
         self.steps.push(Step::Call(Call { name, nr, args: args.into(), out, optional }));
@@ -353,6 +395,8 @@ impl<'a> Worker<'a> {
 struct Job<'a> {
     steps: &'a [Step<'a>],
     slots: Vec<AtomicI32>,
+    values: Vec<Vec<Cell<u8>>>,
+    lengths: Vec<AtomicUsize>,
     /// The step in progress; all are done when it is past the last.
     next: AtomicUsize,
     errno: AtomicI32,
@@ -365,7 +409,13 @@ impl Job<'_> {
             // SAFETY: the worker has just opened it; nobody else has it.
             (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
         };
-        Opened(self.slots.iter().map(own).collect())
+        let read = |(value, length): (&Vec<Cell<u8>>, &AtomicUsize)| {
+            value.iter().take(length.load(Ordering::Relaxed)).map(Cell::get).collect()
+        };
+        Opened {
+            slots: self.slots.iter().map(own).collect(),
+            values: self.values.iter().zip(&self.lengths).map(read).collect(),
+        }
     }
 
     fn fd(&self, at: At<'_>) -> RawFd {
@@ -404,15 +454,29 @@ impl Job<'_> {
                 Arg::Flag(flag, _) => *flag as usize,
                 Arg::Text(text) => text.as_ptr() as usize,
                 Arg::At(at) => self.fd(*at) as usize,
+                Arg::Value(Value(i)) => {
+                    self.values.get(*i).map_or(0, |value| value.as_ptr() as usize)
+                }
                 Arg::Null => 0,
             };
         }
-        // SAFETY: the methods of `Worker` build calls whose pointers are null or NUL-terminated strings
-        // that the kernel reads only; the strings live in `steps`.
+        // SAFETY: the methods of `Worker` build calls whose pointers are null, NUL-terminated strings
+        // in `steps` that the kernel reads only, or a value of VALUE_SIZE bytes, as long as they say, that the
+        // kernel may write to.
         match unsafe { syscall(call.nr, words) } {
-            Ok(fd) => {
-                if let Some(slot) = call.out.and_then(|Slot(i)| self.slots.get(i)) {
-                    slot.store(fd as i32, Ordering::Relaxed);
+            Ok(result) => {
+                match call.out {
+                    Out::Nothing => {}
+                    Out::Descriptor(Slot(i)) => {
+                        if let Some(slot) = self.slots.get(i) {
+                            slot.store(result as i32, Ordering::Relaxed);
+                        }
+                    }
+                    Out::Length(Value(i)) => {
+                        if let Some(length) = self.lengths.get(i) {
+                            length.store(result, Ordering::Relaxed);
+                        }
+                    }
                 }
                 Ok(())
             }
@@ -443,6 +507,7 @@ impl Step<'_> {
                 Arg::At(At::Fd(fd)) => write!(text, "{}", Fd(*fd)),
                 // Closed by now.
                 Arg::At(at @ At::Slot(_)) => write!(text, "{}", job.fd(*at)),
+                Arg::Value(_) => write!(text, "[]"),
                 Arg::Null => write!(text, "NULL"),
             };
         }

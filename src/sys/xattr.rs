@@ -36,6 +36,27 @@ pub(crate) fn list(fd: BorrowedFd<'_>) -> Result<Vec<CString>, SyscallError> {
     Ok(names)
 }
 
+/// Sets an attribute of a file that is not open with `O_PATH`.
+pub(crate) fn set(fd: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> Result<(), SyscallError> {
+    // SAFETY: a NUL-terminated name and as many bytes as said, which the kernel only reads.
+    let set = unsafe {
+        let (value, len) = (value.as_ptr(), value.len());
+        sys!(SYS_fsetxattr, fd.as_raw_fd(), name.as_ptr(), value, len, 0)
+    };
+    set.map(drop).map_err(|Errno(errno)| {
+        SyscallError::new(format!("fsetxattr({}, {name:?}, {value:?})", Fd(fd)), errno)
+    })
+}
+
+/// Removes an attribute of a file that is not open with `O_PATH`.
+pub(crate) fn remove(fd: BorrowedFd<'_>, name: &CStr) -> Result<(), SyscallError> {
+    // SAFETY: a NUL-terminated name, which the kernel only reads.
+    let removed = unsafe { sys!(SYS_fremovexattr, fd.as_raw_fd(), name.as_ptr()) };
+    removed.map(drop).map_err(|Errno(errno)| {
+        SyscallError::new(format!("fremovexattr({}, {name:?})", Fd(fd)), errno)
+    })
+}
+
 fn read(
     fd: BorrowedFd<'_>,
     call: impl Fn(&CStr, &mut [u8]) -> Result<usize, Errno>,
@@ -69,15 +90,12 @@ mod tests {
         let file = File::create(dir.path().join("f")).unwrap();
         let long = vec![b'x'; 1000];
         for (name, value) in [(c"user.a", &b"1"[..]), (c"user.b", &long)] {
-            // SAFETY: a NUL-terminated name, and as many bytes as said.
-            let set = unsafe {
-                let len = value.len();
-                sys!(SYS_fsetxattr, file.as_raw_fd(), name.as_ptr(), value.as_ptr(), len, 0)
-            };
-            assert_eq!(set, Ok(0));
+            set(file.as_fd(), name, value).unwrap();
             assert_eq!(get(file.as_fd(), name).unwrap().as_deref(), Some(value));
         }
         assert_eq!(get(file.as_fd(), c"user.c").unwrap(), None);
+        set(file.as_fd(), c"user.d", b"").unwrap();
+        remove(file.as_fd(), c"user.d").unwrap();
         let names = list(file.as_fd()).unwrap();
         let user = names.iter().filter(|name| name.as_bytes().starts_with(b"user."));
         assert_eq!(user.collect::<Vec<_>>(), [c"user.a", c"user.b"]);
