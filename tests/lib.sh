@@ -108,7 +108,7 @@ left_behind() {
     {
         grep -F " $stage/" /proc/self/mountinfo | sed 's/^/mount: /'
         find /sys/fs/cgroup -type d -name '*coracle*' 2>/dev/null | sed 's/^/cgroup: /'
-        find "$stage/tmp" "$stage/home/tmp" -mindepth 1 -maxdepth 1 -printf 'file: %p\n'
+        find "$stage/tmp" "$stage/home/tmp" "$stage/tree/target" -mindepth 1 -maxdepth 1 -printf 'file: %p\n'
         for process in /proc/[0-9]*; do
             [[ $process != "/proc/$BASHPID" ]] || continue
             for link in exe cwd root; do
