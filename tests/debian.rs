@@ -60,11 +60,8 @@ fn apt_get_installs_a_package_with_its_scripts_and_owners() {
     );
     dir.file("deb/usr/share/probe/data", "packaged");
     dir.file("deb/var/lib/probe/keep", "");
-    let control = dir.path().join("deb/DEBIAN");
-    for file in ["postinst"] {
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(control.join(file), mode).expect("chmod");
-    }
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(dir.path().join("deb/DEBIAN/postinst"), executable).expect("chmod");
     fs::create_dir_all(dir.path().join("app/root")).expect("mkdir");
     let deb = dir.path().join("app/root/probe.deb");
     let built = HostCommand::new("dpkg-deb")
@@ -76,7 +73,8 @@ fn apt_get_installs_a_package_with_its_scripts_and_owners() {
 
     let rootfs =
         Rootfs::stack([debian.as_path(), &dir.path().join("app")]).ephemeral().expect("stack");
-    let script = "apt-get install -y /root/probe.deb >/tmp/log 2>&1 || { cat /tmp/log >&2; exit 1; }
+    let script =
+        "apt-get install -y /root/probe.deb >/tmp/log 2>&1 || { cat /tmp/log >&2; exit 1; }
         stat -c '%U:%G' /var/lib/probe
         cat /var/lib/probe/link/data
         dpkg-query -W -f '${Status}' probe";

@@ -1,8 +1,10 @@
 //! What is mounted in a container.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::UserNamespace;
+use super::root::{RootMount, Source};
+use super::{Root, UserNamespace};
 
 /// A mount in the namespace of a new process.
 ///
@@ -31,7 +33,7 @@ pub struct Mount {
 pub(crate) enum Kind {
     Bind { source: PathBuf, recursive: bool, id_map: Option<IdMapping> },
     Filesystem { fstype: String },
-    Overlay { lower: Vec<PathBuf>, upper: Option<(PathBuf, PathBuf)> },
+    Stack { mounts: Arc<dyn RootMount>, user_namespace: Option<UserNamespace> },
 }
 
 /// Whose ids a bind mount shows.
@@ -134,21 +136,16 @@ impl Mount {
         Self::filesystem_of(fstype, target.as_ref())
     }
 
-    /// A stack of directories, the lowest first, read-only. [`writable`](Mount::writable) puts a layer on it.
-    pub fn overlay<P: AsRef<Path>>(
-        lower: impl IntoIterator<Item = P>,
-        target: impl AsRef<Path>,
-    ) -> Self {
-        let lower = lower.into_iter().map(|p| p.as_ref().into()).collect();
-        Self::new(Kind::Overlay { lower, upper: None }, target.as_ref())
-    }
-
-    /// The writable directory of an overlay and its work directory, an empty one on the same file system.
-    pub fn writable(mut self, upper: impl AsRef<Path>, work: impl AsRef<Path>) -> Self {
-        if let Kind::Overlay { upper: layer, .. } = &mut self.kind {
-            *layer = Some((upper.as_ref().into(), work.as_ref().into()));
+    /// A prepared stack of layers (`layers::Rootfs`), or a directory, which is bound. The stack must have the
+    /// user namespace of the process.
+    pub fn overlay(stack: impl Into<Root>, target: impl AsRef<Path>) -> Self {
+        match stack.into().0 {
+            Source::Mounted { mounts, user_namespace } => {
+                Self::new(Kind::Stack { mounts, user_namespace }, target.as_ref())
+            }
+            Source::Directory(path) => Self::bind(path, target),
+            Source::Host | Source::HostPrograms => Self::bind("/", target),
         }
-        self
     }
 
     /// Nothing can be written, in the mounts below neither (recursion: Linux 5.12).

@@ -194,12 +194,6 @@ pub(crate) enum Step {
         name: CString,
         target: CString,
     },
-    File {
-        dir: Slot,
-        name: CString,
-        mode: u32,
-        content: Vec<u8>,
-    },
     /// Covers a path: a directory by an empty read-only tmpfs, anything else by `null`.
     Mask {
         target: Target,
@@ -232,10 +226,10 @@ pub(crate) enum Step {
     Umask {
         mask: u32,
     },
-    /// Opens a terminal in the devpts `pts`, leaves the process's side in `peer`, sends the other to the
+    /// Opens a terminal in the devpts `pts`, or in the one at `/dev/pts`, leaves the process's side in `peer`, sends the other to the
     /// parent through `socket`.
     OpenTerminal {
-        pts: Slot,
+        pts: Option<Slot>,
         peer: Slot,
         socket: Slot,
         rows: u16,

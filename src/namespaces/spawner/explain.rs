@@ -85,7 +85,6 @@ fn describe(step: &Step) -> String {
         Step::Symlink { name, target, .. } => {
             format!("make the link {} to {}", shown(name), shown(target))
         }
-        Step::File { name, .. } => format!("make the file {}", shown(name)),
         Step::Mask { target, .. } => format!("mask {}", shown(&target.path)),
         Step::ReadOnlyPath { target } => format!("make {} read-only", shown(&target.path)),
         Step::HostName { name } => format!("set the host name {}", name.escape_ascii()),

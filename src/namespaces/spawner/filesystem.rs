@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, Metadata};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -30,11 +30,8 @@ const DEV_LINKS: [(&str, &str); 5] = [
 ];
 
 /// What of the host's `/etc` its programs need to run, beside libraries: none of it is secret.
-const HOST_ETC: [&str; 5] =
-    ["alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime"];
-const PASSWD: &[u8] =
-    b"root:x:0:0:root:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n";
-const GROUP: &[u8] = b"root:x:0:\nnogroup:x:65534:\n";
+const HOST_ETC: [&str; 7] =
+    ["alternatives", "group", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "passwd"];
 
 /// A detached tree, and what its root is.
 type Opened = (Slot, Kind);
@@ -198,45 +195,22 @@ impl Builder<'_> {
                         .map_err(|err| err.context(what()))?;
                     Some((tree, kind_of(&found)))
                 }
-                MountKind::Overlay { lower, upper } => {
-                    let fs = self.overlay(mount, lower, upper.as_ref())?;
-                    let out = self.fds.empty();
-                    self.steps.push(Step::Mount { fs, target: None, out });
-                    Some((out, Kind::Directory))
+                MountKind::Stack { mounts, user_namespace } => {
+                    let own = self.users.as_ref().map(UserNamespace::as_fd);
+                    let theirs = user_namespace.as_ref().map(UserNamespace::as_fd);
+                    if !same_namespace(own, theirs)? {
+                        return Err(Error::invalid(format!(
+                            "mount the stack {} on {target}: it has other ids than the process",
+                            mounts.name()
+                        ))
+                        .with_hint("give the stack and the command the same user namespace"));
+                    }
+                    Some((self.fds.own(mounts.detached()?), Kind::Directory))
                 }
             };
             opened.push((mount.clone(), source));
         }
         Ok(opened)
-    }
-
-    fn overlay(
-        &self,
-        mount: &Mount,
-        lower: &[PathBuf],
-        upper: Option<&(PathBuf, PathBuf)>,
-    ) -> Result<Filesystem> {
-        let mut fs = self.describe_filesystem("overlay", mount)?;
-        if lower.is_empty() {
-            return Err(Error::invalid("an overlay needs at least one lower directory"));
-        }
-        let mut add = |key: &str, path: &Path| -> Result<()> {
-            let path = fs::canonicalize(path)
-                .context(|| format!("open the overlay layer {}", path.display()))?;
-            fs.options.push((c_string("option", key)?, Some(c_path("layer", &path)?)));
-            Ok(())
-        };
-        for layer in lower.iter().rev() {
-            add("lowerdir+", layer)?;
-        }
-        if let Some((upper, work)) = upper {
-            add("upperdir", upper)?;
-            add("workdir", work)?;
-        }
-        if self.users.is_some() {
-            fs.options.push((c"userxattr".into(), None));
-        }
-        Ok(fs)
     }
 
     fn describe_filesystem(&self, fstype: &str, mount: &Mount) -> Result<Filesystem> {
@@ -403,21 +377,23 @@ impl Builder<'_> {
             let name = mount.target.file_name().unwrap_or_default().to_owned();
             let name = c_string("directory", name)?;
             self.steps.push(Step::Directory { dir: dev, name, mode });
-            if !self.replaced(&mount.target.to_string_lossy()) {
+            // A host whose IPC namespace is shared may have no mqueue to share.
+            let nothing_to_share = mount.is_type("mqueue")
+                && !self.unshared.contains(Namespaces::IPC)
+                && !mount.target.exists();
+            if !nothing_to_share && !self.replaced(&mount.target.to_string_lossy()) {
                 self.fresh(&mount, true)?;
             }
         }
-        self.terminal()
+        if self.places.pts.is_some() { self.terminal() } else { Ok(()) }
     }
 
     /// A terminal of the container's own devpts, which `tty` and the like can find by its path.
-    fn terminal(&mut self) -> Result<()> {
-        let (Some(size), Some(pts)) = (self.command.terminal, self.places.pts) else {
-            return Ok(());
-        };
+    pub(super) fn terminal(&mut self) -> Result<()> {
+        let Some(TerminalSize { rows, columns }) = self.command.terminal else { return Ok(()) };
         let (receiver, sender) = UnixStream::pair().context(|| "make a socket pair")?;
         let (peer, socket) = (self.fds.empty(), self.fds.own(sender.into()));
-        let TerminalSize { rows, columns } = size;
+        let pts = self.places.pts;
         self.steps.push(Step::OpenTerminal { pts, peer, socket, rows, columns });
         self.peer = Some(peer);
         self.terminal_receiver = Some(receiver);
@@ -554,10 +530,6 @@ impl Builder<'_> {
                 self.host_tree(&path, &found)?;
             }
         }
-        for (name, content) in [("etc/passwd", PASSWD), ("etc/group", GROUP)] {
-            let (name, content) = (c_string("file", name)?, content.into());
-            self.steps.push(Step::File { dir: root, name, mode: 0o644, content });
-        }
         self.fresh(&Mount::tmpfs("/tmp").mode(0o1777), true)?;
         if let Some(dir) = self.working_directory()?
             && dir != Path::new("/")
@@ -591,6 +563,19 @@ impl Builder<'_> {
 
 fn kind_of(found: &Metadata) -> Kind {
     if found.is_dir() { Kind::Directory } else { Kind::File }
+}
+
+/// Whether both are the same user namespace, or both the host's.
+fn same_namespace(a: Option<BorrowedFd<'_>>, b: Option<BorrowedFd<'_>>) -> Result<bool> {
+    let identity = |fd: BorrowedFd<'_>| {
+        let found = nix::sys::stat::fstat(fd).context(|| "look at a user namespace")?;
+        Result::Ok((found.st_dev, found.st_ino))
+    };
+    Ok(match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => identity(a)? == identity(b)?,
+        _ => false,
+    })
 }
 
 fn is_cgroup2(path: &Path) -> bool {

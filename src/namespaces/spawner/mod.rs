@@ -94,6 +94,9 @@ fn try_spawn(command: &Command, inside: Option<&Process>, defaults: [Stdio; 3]) 
     let cgroup = builder.cgroup()?;
     builder.enter_namespaces()?;
     builder.filesystem()?;
+    if inside.is_some_and(|process| process.namespaces.contains(Namespaces::MOUNT)) {
+        builder.terminal()?;
+    }
     builder.look_up_user()?;
     builder.host_names()?;
     builder.process_attributes()?;

@@ -6,7 +6,7 @@
 
 use std::ffi::{CStr, CString};
 
-use super::{Done, Failure, Named, close, fail, open, stat, write};
+use super::{Done, Failure, Named, close, fail, open, stat};
 use crate::sys::plan::{Fds, Filesystem, Kind, Slot, Target};
 use crate::sys::raw::{Errno, sys};
 
@@ -271,17 +271,6 @@ pub(super) fn symlink(dir: i32, name: &CStr, target: &CStr) -> Done {
     unsafe { sys!(SYS_symlinkat, target.as_ptr(), dir, name.as_ptr()) }.named("symlinkat").map(drop)
 }
 
-pub(super) fn file(dir: i32, name: &CStr, mode: u32, content: &[u8]) -> Done {
-    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    // SAFETY: a C string.
-    let fd =
-        unsafe { sys!(SYS_openat, dir, name.as_ptr(), flags, mode) }.named("openat(O_CREAT)")?;
-    let written = write(fd as i32, content).named("write");
-    close(fd as i32);
-    written?;
-    chmod(dir, name, mode)
-}
-
 pub(super) fn mask(target: &Target, null: Option<i32>) -> Done {
     let at = match open_existing(target) {
         Ok(at) => at,
@@ -406,6 +395,14 @@ fn openat2(path: &CStr, flags: i32, resolve: u64) -> Result<i32, Errno> {
 pub(super) fn open_no_magic(path: &CStr) -> Result<i32, Errno> {
     match openat2(path, libc::O_PATH, RESOLVE_NO_MAGICLINKS) {
         Err(Errno(libc::ENOSYS)) => open(libc::AT_FDCWD, path, libc::O_PATH),
+        other => other,
+    }
+}
+
+/// The same, but through no link at all.
+pub(super) fn open_no_links(path: &CStr) -> Result<i32, Errno> {
+    match openat2(path, libc::O_PATH, RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS) {
+        Err(Errno(libc::ENOSYS)) => open(libc::AT_FDCWD, path, libc::O_PATH | libc::O_NOFOLLOW),
         other => other,
     }
 }

@@ -1,6 +1,6 @@
 //! A terminal of the container's own devpts.
 
-use super::{Done, Named, close, open as open_file};
+use super::{Done, Named, close, fail, mounts, open as open_file};
 use crate::sys::plan::{Fds, Slot};
 use crate::sys::raw::sys;
 
@@ -10,14 +10,22 @@ const TIOCGPTPEER: u64 = 0x5441;
 /// (CVE-2025-52565).
 pub(super) fn open(
     fds: &Fds,
-    pts: Slot,
+    pts: Option<Slot>,
     peer: Slot,
     socket: Slot,
     rows: u16,
     columns: u16,
 ) -> Done {
     let flags = libc::O_RDWR | libc::O_NOCTTY;
-    let master = open_file(fds.get(pts), c"ptmx", flags).named("openat(devpts, \"ptmx\")")?;
+    let (dir, opened) = match pts {
+        Some(pts) => (fds.get(pts), false),
+        None => (existing_devpts()?, true),
+    };
+    let master = open_file(dir, c"ptmx", flags).named("openat(devpts, \"ptmx\")");
+    if opened {
+        close(dir);
+    }
+    let master = master?;
     let unlock: i32 = 0;
     // SAFETY: the kernel reads one int.
     unsafe { sys!(SYS_ioctl, master, libc::TIOCSPTLCK, &raw const unlock) }
@@ -33,6 +41,21 @@ pub(super) fn open(
     send_fd(fds.get(socket), master)?;
     close(master);
     Ok(())
+}
+
+/// The devpts of a container that is there already, if it is one and no link leads to it.
+fn existing_devpts() -> Done<i32> {
+    const DEVPTS_SUPER_MAGIC: u64 = 0x1cd1;
+    let dir = mounts::open_no_links(c"/dev/pts").named("openat2(\"/dev/pts\")")?;
+    // The kernel's struct statfs: words, of which the first is f_type.
+    let mut found = [0u64; 16];
+    // SAFETY: the kernel fills one struct statfs, 15 words.
+    let asked = unsafe { sys!(SYS_fstatfs, dir, found.as_mut_ptr()) };
+    if asked.is_ok() && found[0] == DEVPTS_SUPER_MAGIC {
+        return Ok(dir);
+    }
+    close(dir);
+    fail("fstatfs(\"/dev/pts\")", libc::ENODEV)
 }
 
 /// Standard input becomes the controlling terminal of the session that the process leads.

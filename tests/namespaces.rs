@@ -1,0 +1,530 @@
+//! What a process gets: each thing that `Command` can be asked for, seen from inside.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use coracle::cgroups::Limits;
+use coracle::layers::Rootfs;
+use coracle::namespaces::{
+    Capabilities, Child, Clock, Command, Device, IoPriority, Mount, Namespaces, Output, Resource,
+    Rlimit, Scheduler, Signal, Stdio, Sysctl, TerminalSize, UserNamespace,
+};
+use coracle::{ErrorKind, MIB};
+
+use common::{require, setup};
+
+fn sh(script: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-euc", script]);
+    command
+}
+
+fn text(output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {stderr}", output.status);
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+fn says(command: &mut Command) -> String {
+    text(&command.output().unwrap_or_else(|err| panic!("{err:?}")))
+}
+
+/// What `read`s into a string until the writing end is closed.
+fn rest(mut from: impl Read) -> String {
+    let (mut all, mut chunk) = (Vec::new(), [0; 4096]);
+    // A terminal whose other side is closed answers EIO.
+    while let Ok(n @ 1..) = from.read(&mut chunk) {
+        all.extend_from_slice(&chunk[..n]);
+    }
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+fn namespace(of: &str, kind: &str) -> String {
+    fs::read_link(format!("/proc/{of}/ns/{kind}"))
+        .expect("read a namespace link")
+        .display()
+        .to_string()
+}
+
+#[test]
+fn a_plain_command_runs_in_the_hosts_namespaces_like_std() {
+    let output = Command::new("sh")
+        .args(["-c", "echo out; echo err >&2; readlink /proc/self/ns/mnt; exit 3"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(out, format!("out\n{}\n", namespace("self", "mnt")));
+    assert_eq!(output.stderr, b"err\n");
+}
+
+#[test]
+fn every_kind_of_namespace_is_new_in_a_container_but_time() {
+    require!(common::user_namespaces());
+    let said = says(
+        sh("for n in user cgroup ipc uts net pid mnt time; do readlink /proc/self/ns/$n; done")
+            .isolated(),
+    );
+    for (inside, kind) in
+        said.lines().zip(["user", "cgroup", "ipc", "uts", "net", "pid", "mnt", "time"])
+    {
+        assert_eq!(inside == namespace("self", kind), kind == "time", "{kind}");
+    }
+}
+
+#[test]
+fn namespaces_are_shared_on_request_and_made_alone_on_request() {
+    require!(common::user_namespaces());
+    let said = says(
+        sh("readlink /proc/self/ns/net; readlink /proc/self/ns/ipc")
+            .isolated()
+            .share(Namespaces::NETWORK | Namespaces::IPC),
+    );
+    assert_eq!(said, format!("{}\n{}", namespace("self", "net"), namespace("self", "ipc")));
+    let users = UserNamespace::automatic().unwrap();
+    let said = says(
+        sh("readlink /proc/self/ns/uts; readlink /proc/self/ns/net")
+            .unshare(Namespaces::UTS)
+            .user_namespace(&users),
+    );
+    let (uts, net) = said.split_once('\n').unwrap();
+    assert_ne!(uts, namespace("self", "uts"));
+    assert_eq!(net, namespace("self", "net"));
+}
+
+#[test]
+fn namespaces_are_joined_by_file_and_by_pidfd() {
+    require!(common::root());
+    let holder =
+        Command::new("sleep").arg("60").isolated().host_users().hostname("held").spawn().unwrap();
+    let file = File::open(format!("/proc/{}/ns/uts", holder.id())).unwrap();
+    assert_eq!(says(Command::new("hostname").join(Namespaces::UTS, file)), "held");
+    let pidfd = std::os::fd::AsFd::as_fd(&holder).try_clone_to_owned().unwrap();
+    let said = says(
+        sh("hostname; readlink /proc/self/ns/ipc").join(Namespaces::UTS | Namespaces::IPC, pidfd),
+    );
+    assert_eq!(said, format!("held\n{}", namespace(&holder.id().to_string(), "ipc")));
+}
+
+#[test]
+fn clocks_are_set_forward_and_exec_sees_them_too() {
+    require!(common::user_namespaces());
+    let uptime = |command: &mut Command| -> f64 {
+        says(command).split(' ').next().unwrap().parse().unwrap()
+    };
+    let host = uptime(Command::new("cat").arg("/proc/uptime"));
+    let day = Duration::from_secs(86_400);
+    let mut cat = Command::new("cat");
+    let inside = uptime(cat.arg("/proc/uptime").isolated().time_offset(Clock::Boottime, day));
+    assert!((86_400.0..86_500.0).contains(&(inside - host)), "{host} {inside}");
+    let child = Command::new("sleep")
+        .arg("60")
+        .isolated()
+        .time_offset(Clock::Boottime, day)
+        .spawn()
+        .unwrap();
+    let exec = child.exec(Command::new("cat").arg("/proc/uptime").stdout(Stdio::piped())).unwrap();
+    let seen: f64 =
+        text(&exec.wait_with_output().unwrap()).split(' ').next().unwrap().parse().unwrap();
+    assert!(seen - host > 86_000.0, "{host} {seen}");
+}
+
+#[test]
+fn names_of_host_and_domain_are_the_containers_own() {
+    require!(common::user_namespaces());
+    let said = says(
+        sh("hostname; cat /proc/sys/kernel/domainname")
+            .isolated()
+            .hostname("box")
+            .domainname("example"),
+    );
+    assert_eq!(said, "box\nexample");
+    assert_eq!(says(Command::new("hostname").isolated()), "container");
+}
+
+#[test]
+fn mounts_of_every_kind_show_up_with_their_options() {
+    require!(common::user_namespaces());
+    require!(common::overlay());
+    let dir = setup("namespaces-mounts");
+    dir.file("source/file", "bound");
+    dir.file("lower/low", "low");
+    let at = |name: &str| dir.path().join(name);
+    let users = UserNamespace::automatic().unwrap();
+    let stack =
+        Rootfs::stack([at("lower")]).user_namespace(&users).writable(at("scratch")).unwrap();
+    let mounts = "dir file ro tmp queue pts sys over";
+    let script = format!(
+        "cat /run/dir/file /run/file /run/over/low; echo
+        for m in {mounts}; do grep \" /run/$m \" /proc/self/mountinfo | cut -d' ' -f6; done
+        : > /run/over/new; ls /run/over
+        (: > /run/ro/x) 2>/dev/null || echo read-only"
+    );
+    let said = says(
+        sh(&script)
+            .isolated()
+            .user_namespace(&users)
+            .current_dir("/")
+            .mount(Mount::tmpfs("/run").mode(0o755))
+            .mount(Mount::bind(at("source"), "/run/dir").no_exec())
+            .mount(Mount::bind(at("source/file"), "/run/file").no_suid())
+            .mount(Mount::bind(at("source"), "/run/ro").read_only())
+            .mount(Mount::tmpfs("/run/tmp").size(MIB).mode(0o700))
+            .mount(Mount::mqueue("/run/queue"))
+            .mount(Mount::devpts("/run/pts"))
+            .mount(Mount::sysfs("/run/sys").read_only())
+            .mount(Mount::overlay(&stack, "/run/over")),
+    );
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[0], "boundboundlow");
+    let flags = [
+        "rw,noexec",
+        "rw,nosuid",
+        "ro",
+        "rw,nosuid,nodev",
+        "rw,nosuid,nodev,noexec",
+        "rw,nosuid,noexec",
+        "ro,nosuid,nodev,noexec",
+        "rw,nodev",
+    ];
+    for ((mount, seen), flags) in mounts.split(' ').zip(&lines[1..9]).zip(flags) {
+        assert!(seen.starts_with(&format!("{flags},relatime")), "{mount}: {seen}");
+    }
+    assert_eq!(lines[9..], ["low", "new", "read-only"]);
+    let changes: Vec<String> = stack.changes().unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(changes, ["A /new"]);
+    let err = Command::new("true").isolated().mount(Mount::overlay(&stack, "/run")).spawn();
+    assert!(err.expect_err("other ids").to_string().contains("true"));
+}
+
+#[test]
+fn read_only_reaches_the_mounts_below() {
+    require!(common::root());
+    let dir = setup("namespaces-recursive");
+    fs::create_dir_all(dir.path().join("top/below")).unwrap();
+    let script =
+        format!("mount -t tmpfs none {0}/below && exec \"$@\"", dir.path().join("top").display());
+    // A host with a mount below the source: a process in a mount namespace of its own.
+    let bind = Mount::bind(dir.path().join("top"), "/run/top").read_only().host_ids();
+    let mut outer = Command::new("sh");
+    outer.args(["-ec", &script, "sh", "sh", "-c"]);
+    outer.arg(format!("ls {}", dir.path().join("top").display()));
+    outer.unshare(Namespaces::MOUNT);
+    assert_eq!(says(&mut outer), "below");
+    let said = says(
+        sh("(: > /run/top/x) 2>/dev/null || echo top; (: > /run/top/below/x) 2>/dev/null || echo below")
+            .isolated()
+            .mount(Mount::tmpfs("/run"))
+            .mount(bind)
+            .mount(Mount::tmpfs("/run/top/below").read_only()),
+    );
+    assert_eq!(said, "top\nbelow");
+}
+
+#[test]
+fn files_keep_their_ids_through_an_idmapped_bind() {
+    require!(common::root());
+    let dir = setup("namespaces-idmap");
+    dir.file("files/ours", "");
+    let source = dir.path().join("files");
+    let said = says(
+        sh("stat -c %u:%g /run/files/ours; : > /run/files/theirs; stat -c %u:%g /run/files/theirs")
+            .isolated()
+            .mount(Mount::tmpfs("/run"))
+            .mount(Mount::bind(&source, "/run/files")),
+    );
+    assert_eq!(said, "0:0\n0:0");
+    let made = fs::metadata(source.join("theirs")).unwrap();
+    assert_eq!((made.uid(), made.gid()), (0, 0));
+    let hosts = says(
+        sh("stat -c %u:%g /run/files/ours")
+            .isolated()
+            .mount(Mount::tmpfs("/run"))
+            .mount(Mount::bind(&source, "/run/files").host_ids()),
+    );
+    assert_eq!(hosts, "65534:65534");
+}
+
+#[test]
+fn nothing_mounted_inside_reaches_the_host() {
+    require!(common::root());
+    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let said = says(
+        sh("mount -t tmpfs none /mnt/x 2>/dev/null || mkdir /mnt/x && mount -t tmpfs none /mnt/x && grep -c /mnt/x /proc/self/mountinfo")
+            .isolated()
+            .mount(Mount::tmpfs("/mnt"))
+            .privileged(),
+    );
+    assert_eq!(said, "1");
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+}
+
+#[test]
+fn sysctls_of_own_namespaces_are_set_and_others_refused() {
+    require!(common::user_namespaces());
+    let said = says(
+        sh("cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/msgmax; (echo 1 > /proc/sys/kernel/msgmax) 2>/dev/null || echo read-only")
+            .isolated()
+            .sysctl(Sysctl::new("net.ipv4.ip_unprivileged_port_start", "80").unwrap())
+            .sysctl(Sysctl::new("kernel.msgmax", "65536").unwrap()),
+    );
+    assert_eq!(said, "80\n65536\nread-only");
+    let err = Command::new("true")
+        .isolated()
+        .share(Namespaces::NETWORK)
+        .sysctl(Sysctl::new("net.ipv4.ip_forward", "1").unwrap())
+        .spawn()
+        .expect_err("it would be the host's");
+    assert_eq!(err.kind(), ErrorKind::SafetyViolation);
+}
+
+#[test]
+fn default_devices_work_and_added_ones_appear() {
+    require!(common::user_namespaces());
+    let said = says(
+        sh("head -c3 /dev/zero | wc -c; echo x > /dev/null; head -c1 /dev/urandom | wc -c; (echo > /dev/full) 2>/dev/null || echo full
+            readlink /dev/fd; test -c /dev/tty; test -c /dev/other && head -c2 /dev/other | wc -c
+            ls /dev | tr '\\n' ' '")
+        .isolated()
+        .device(Device::new("/dev/zero").at("/dev/other")),
+    );
+    assert_eq!(
+        said,
+        "3\n1\nfull\n/proc/self/fd\n2\nfd full mqueue null other ptmx pts random shm stderr stdin stdout tty urandom zero"
+    );
+}
+
+#[test]
+fn limits_of_the_process_are_set() {
+    let said = says(
+        sh("ulimit -n; ulimit -Hn; umask; nice; cat /proc/self/oom_score_adj; cut -d' ' -f41 /proc/self/stat; ionice 2>/dev/null || echo 'idle'")
+            .rlimit(Resource::Nofile, Rlimit::new(64, 128))
+            .umask(0o027)
+            .nice(7)
+            .oom_score_adj(321)
+            .scheduler(Scheduler::batch().nice(7))
+            .io_priority(IoPriority::idle()),
+    );
+    assert_eq!(said, "64\n128\n0027\n7\n321\n3\nidle");
+}
+
+#[test]
+fn environment_and_directory_are_what_was_asked() {
+    require!(common::user_namespaces());
+    let said =
+        says(Command::new("env").isolated().current_dir("/").env("A", "1").env_remove("HOME"));
+    let mut lines: Vec<_> = said.lines().filter(|l| !l.starts_with("PWD=")).collect();
+    lines.sort_unstable();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert_eq!(lines[0], "A=1");
+    assert!(lines[1].starts_with("PATH=/usr/local/sbin:"));
+    assert_eq!(says(Command::new("pwd").isolated().current_dir("/usr/lib")), "/usr/lib");
+    assert_eq!(says(sh("echo $0").arg0("named")), "named");
+    assert_eq!(says(Command::new("/usr/bin/env").env_clear().env("ONLY", "x")), "ONLY=x");
+}
+
+#[test]
+fn users_and_groups_are_exact() {
+    require!(common::root());
+    let said = says(sh("id -u; id -g; id -G; umask").isolated().user("1234:2345").groups([7, 8]));
+    assert_eq!(said, "1234\n2345\n2345 7 8\n0022");
+    assert_eq!(says(sh("id -G").isolated()), "0");
+    assert_eq!(says(sh("id -un; echo $HOME").isolated().user("nobody")), "nobody\n/nonexistent");
+}
+
+#[test]
+fn given_descriptors_arrive_under_their_numbers_and_no_others() {
+    require!(common::user_namespaces());
+    let dir = setup("namespaces-fds");
+    dir.file("a", "first");
+    dir.file("b", "second");
+    let open = |name: &str| OwnedFd::from(File::open(dir.path().join(name)).unwrap());
+    let said = says(
+        sh("cat <&5; cat <&3; ls /proc/self/fd | tr '\\n' ' '")
+            .isolated()
+            .fd(5, open("a"))
+            .fd(3, open("b")),
+    );
+    // 4 is the directory that ls lists.
+    assert_eq!(said, "firstsecond0 1 2 3 4 5");
+}
+
+#[test]
+fn streams_are_pipes_files_or_nothing() {
+    let dir = setup("namespaces-streams");
+    let mut child =
+        Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"through").unwrap();
+    assert_eq!(rest(child.stdout.take().unwrap()), "through");
+    assert!(child.wait().unwrap().success());
+    let file = File::create(dir.path().join("out")).unwrap();
+    assert!(Command::new("echo").arg("kept").stdout(file).status().unwrap().success());
+    assert_eq!(fs::read_to_string(dir.path().join("out")).unwrap(), "kept\n");
+    assert_eq!(says(sh("cat").stdin(Stdio::null())), "");
+}
+
+#[test]
+fn a_terminal_has_a_size_that_changes_and_controls_the_session() {
+    require!(common::user_namespaces());
+    let script =
+        "tty; stty size; trap 'stty size; exit 5' WINCH; echo ready; while :; do sleep 0.01; done";
+    for command in [sh(script).isolated(), &mut sh(script)] {
+        let mut child = command.terminal(TerminalSize::new(100, 30)).spawn().unwrap();
+        let mut terminal = child.terminal.take().unwrap();
+        let mut seen = String::new();
+        let mut chunk = [0; 256];
+        while !seen.contains("ready") {
+            let n = terminal.read(&mut chunk).unwrap();
+            seen.push_str(&String::from_utf8_lossy(&chunk[..n]));
+        }
+        assert!(seen.starts_with("/dev/pts/") && seen.contains("30 100"), "{seen}");
+        terminal.resize(TerminalSize::new(60, 20)).unwrap();
+        assert_eq!(terminal.size().unwrap(), TerminalSize::new(60, 20));
+        assert!(rest(&terminal).contains("20 60"));
+        assert_eq!(child.wait().unwrap().code(), Some(5));
+    }
+}
+
+#[test]
+fn ctrl_c_on_the_terminal_interrupts_the_program() {
+    require!(common::user_namespaces());
+    let mut command = sh("echo ready; exec sleep 60");
+    let mut child = command.isolated().init().terminal(TerminalSize::default()).spawn().unwrap();
+    let mut terminal = child.terminal.take().unwrap();
+    let mut byte = [0; 64];
+    let _ = terminal.read(&mut byte).unwrap();
+    terminal.write_all(b"\x03").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn the_built_in_init_reaps_forwards_and_exits_like_its_program() {
+    require!(common::user_namespaces());
+    let mut command = sh("trap 'echo got; exit 9' TERM
+        (sleep 0.05 & sleep 0.05 &) ; sleep 0.3
+        ls -d /proc/[0-9]* | wc -l; echo $$; readlink /proc/1/exe || :; echo ready; while :; do sleep 0.01; done");
+    let mut child = command.isolated().init().stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut seen = String::new();
+    let mut chunk = [0; 256];
+    while !seen.contains("ready") {
+        let n = stdout.read(&mut chunk).unwrap();
+        assert_ne!(n, 0, "{seen}");
+        seen.push_str(&String::from_utf8_lossy(&chunk[..n]));
+    }
+    // The init, the shell and the ls | wc beside it; no zombie of the orphans.
+    let lines: Vec<&str> = seen.lines().collect();
+    assert_eq!(lines[1], "2", "{seen}");
+    assert!(lines[0].parse::<u32>().unwrap() <= 4, "{seen}");
+    child.signal(Signal::TERM).unwrap();
+    assert_eq!(rest(stdout), "got\n");
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+    let err = Command::new("nonesuch").isolated().init().spawn().expect_err("no such program");
+    assert_eq!(err.kind(), ErrorKind::NotFound);
+    let status = sh("kill -9 $$").isolated().init().status().unwrap();
+    assert_eq!(status.code(), Some(137));
+}
+
+#[test]
+fn the_end_of_the_spawning_thread_signals_the_process() {
+    let spawn =
+        || Command::new("sleep").arg("60").parent_death_signal(Signal::TERM).spawn().unwrap();
+    let mut child: Child = std::thread::spawn(spawn).join().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(Signal::TERM));
+}
+
+#[test]
+fn exec_runs_in_everything_the_container_has() {
+    require!(common::user_namespaces());
+    let child = Command::new("sleep").arg("60").isolated().hostname("home").spawn().unwrap();
+    let script = "hostname; grep -E '^(CapInh|NoNewPrivs|Seccomp):' /proc/self/status
+        for n in user cgroup ipc uts net pid mnt; do
+            [ $(readlink /proc/self/ns/$n) = $(readlink /proc/1/ns/$n) ] || echo other $n
+        done
+        ls /proc/self/fd | wc -l; id -u";
+    let exec = child.exec(sh(script).stdout(Stdio::piped()).stdin(Stdio::null())).unwrap();
+    let said = text(&exec.wait_with_output().unwrap());
+    let expected = "home\nCapInh:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n4\n0";
+    assert_eq!(said, expected);
+    let mut terminal = child.exec(sh("tty; stty size").terminal(TerminalSize::new(90, 9))).unwrap();
+    let seen = rest(terminal.terminal.take().unwrap());
+    assert!(seen.contains("9 90"), "{seen:?}");
+    assert!(terminal.wait().unwrap().success());
+    let err = child.exec(Command::new("nonesuch").arg("x")).expect_err("no such program");
+    assert_eq!(err.kind(), ErrorKind::NotFound);
+    assert!(format!("{err:#}").contains("exec nonesuch in sleep"), "{err:?}");
+}
+
+#[test]
+fn usage_and_limits_show_in_the_exit_status() {
+    require!(common::user_namespaces());
+    let status =
+        sh("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done").isolated().status().unwrap();
+    let usage = status.usage().expect("usage");
+    assert!(usage.user_time + usage.system_time > Duration::ZERO && usage.max_rss > 100 << 10);
+    require!(common::cgroup_controller("memory"));
+    require!(common::program("python3"));
+    let output = Command::new("python3")
+        .args(["-c", "x = bytearray(256 << 20)"])
+        .isolated()
+        .env("PATH", "/usr/bin:/bin")
+        .limits(Limits::new().memory(64 * MIB).swap(0))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.to_string(), "killed: out of memory (limit 64 MiB)");
+}
+
+#[test]
+fn a_time_limit_kills_the_whole_sandbox() {
+    require!(common::user_namespaces());
+    let output = sh("sleep 60 & echo started; sleep 60")
+        .isolated()
+        .timeout(Duration::from_millis(300))
+        .output()
+        .unwrap();
+    assert!(output.status.timed_out());
+    assert_eq!(output.stdout, b"started\n");
+    assert_eq!(output.status.to_string(), "killed: ran longer than 300ms");
+}
+
+#[test]
+fn privileged_undoes_the_isolation_but_for_the_namespaces() {
+    require!(common::root());
+    let said = says(
+        sh("grep -E '^(CapEff|Seccomp|NoNewPrivs):' /proc/self/status; readlink /proc/self/ns/user; echo $$; (: > /proc/sys/kernel/msgmax) && echo writable")
+            .isolated()
+            .privileged(),
+    );
+    let lines: Vec<&str> = said.lines().collect();
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    assert!(own.contains(lines[0]), "{said}");
+    assert_eq!(lines[1..4], ["NoNewPrivs:\t0", "Seccomp:\t0", namespace("self", "user").as_str()]);
+    assert_eq!(lines[4..], ["1", "writable"]);
+}
+
+#[test]
+fn a_read_only_root_leaves_its_mounts_writable() {
+    require!(common::user_namespaces());
+    let dir = setup("namespaces-ro-root");
+    for name in ["usr", "proc", "dev", "sys", "tmp"] {
+        fs::create_dir_all(dir.path().join("root").join(name)).unwrap();
+    }
+    for name in ["bin", "lib", "lib64"] {
+        std::os::unix::fs::symlink(format!("usr/{name}"), dir.path().join("root").join(name))
+            .unwrap();
+    }
+    let said = says(
+        sh("(: > /x) 2>/dev/null || echo read-only; : > /tmp/x && echo writable")
+            .rootfs(dir.path().join("root"))
+            .read_only_root()
+            .capabilities(Capabilities::none())
+            .mount(Mount::bind("/usr", "/usr").read_only().host_ids())
+            .mount(Mount::tmpfs("/tmp")),
+    );
+    assert_eq!(said, "read-only\nwritable");
+}
