@@ -1,7 +1,6 @@
 //! Runs a [`Plan`]: clones, waits until the program runs or a step failed, and says which.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::Ordering;
@@ -89,7 +88,7 @@ impl Drop for SharedReport {
 
 /// Runs the plan. The caller holds the host's dumpable flag at zero around it.
 pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
-    let pipe = if plan.copy { Some(pipe().map_err(|e| before("pipe2", &e))?) } else { None };
+    let (reader, writer) = pipe().map_err(|e| before("pipe2", &e))?;
     if plan.fds.overflowed() {
         return Err(Failed { at: At::Start, call: "plan", errno: libc::E2BIG });
     }
@@ -126,18 +125,18 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
         }
     }
     drop(signals);
+    drop(writer);
 
     let pidfd = report.pidfd.load(Ordering::Acquire);
     let pid = report.pid.load(Ordering::Acquire);
     // SAFETY: the kernel made this fd for us; nobody else knows it.
     let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
-    let listener = match (&pidfd, pipe) {
-        (Some(pidfd), Some((reader, writer))) => {
-            drop(writer);
+    let listener = match &pidfd {
+        Some(pidfd) => {
             let listens = plan.steps.iter().any(Step::makes_listener);
-            wait_for_exec(&report, reader, pidfd, listens)
+            wait_for_exec(&report, &reader, pidfd, listens)
         }
-        _ => Ok(None),
+        None => Ok(None),
     };
     let phase = Phase::from_u32(report.phase.load(Ordering::Acquire));
     if let (Phase::Running, Some(pidfd)) = (phase, pidfd) {
@@ -174,24 +173,28 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
 }
 
-/// Waits until a copy-on-write child has executed its program or is gone: either closes its end of the pipe.
+/// Waits until a child has executed its program or is gone: either closes its end of the pipe.
+///
+/// vfork alone is not enough. The kernel wakes the parent just *before* it gives the child its new memory: a host that
+/// switched its dumpable flag on again in that moment would lay its memory open to who can trace the child.
 /// A seccomp listener is fetched as soon as it is there, since a filter may stop the very execve.
 fn wait_for_exec(
     report: &Report,
-    pipe: OwnedFd,
+    pipe: &OwnedFd,
     pidfd: &OwnedFd,
     listens: bool,
 ) -> io::Result<Option<OwnedFd>> {
     let mut listener = None;
     loop {
-        let ended = poll(&pipe, if listens { 1 } else { -1 })?;
+        let ended = poll(pipe, if listens { 1 } else { 20 })?
+            // Another thread of the host may have forked meanwhile and keep the pipe open.
+            || has_executed(report.pid.load(Ordering::Acquire))
+            || poll(pidfd, 0)?;
         let number = report.listener.load(Ordering::Acquire);
         if number > 0 && listener.is_none() {
             listener = Some(get_fd(pidfd, number - 1)?);
         }
         if ended {
-            let mut rest = Vec::new();
-            File::from(pipe).read_to_end(&mut rest)?;
             return Ok(listener);
         }
         if let Some(fd) = &listener {
@@ -201,6 +204,15 @@ fn wait_for_exec(
             }
         }
     }
+}
+
+/// Whether PF_FORKNOEXEC is gone from the flags, the ninth field of `/proc/PID/stat`.
+fn has_executed(pid: i32) -> bool {
+    const FORKED_NOT_EXECUTED: u64 = 0x40;
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // The second field, the name in parentheses, may hold anything.
+    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split(' ').nth(7));
+    flags.and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|f| f & FORKED_NOT_EXECUTED == 0)
 }
 
 fn poll(fd: &OwnedFd, milliseconds: i32) -> io::Result<bool> {
