@@ -273,14 +273,23 @@ impl<'a> Builder<'a> {
         let before = self.steps.len();
         self.oom_score()?;
         self.labels()?;
+        let joins_mounts = self.inside.is_some()
+            || self.command.join.iter().any(|(kinds, _)| kinds.contains(Namespaces::MOUNT));
+        if joins_mounts {
+            // What lies at /proc there may be anything (CVE-2015-1334). A child inherits all that is set here.
+            let steps = self.steps.split_off(before);
+            self.join.splice(0..0, steps);
+        }
         self.time()?;
-        if self.steps.len() > before && !self.privileged && self.inside.is_none() {
-            // While the host is not dumpable, these files belong to root. A copy has a flag of its own, and
-            // nobody can reach it before it executes: its namespaces are new.
+        if self.steps.len() > before && !self.privileged {
+            // While the host is not dumpable, these files belong to root. A copy has a flag of its own.
             self.copy = true;
-            let what = "prctl(PR_SET_DUMPABLE)";
-            let args = [libc::PR_SET_DUMPABLE.unsigned_abs() as usize, 1, 0, 0, 0];
-            self.steps.insert(before, Step::Prctl { what, args });
+            let set = |value| {
+                let args = [libc::PR_SET_DUMPABLE.unsigned_abs() as usize, value, 0, 0, 0];
+                Step::Prctl { what: "prctl(PR_SET_DUMPABLE)", args }
+            };
+            self.steps.insert(before, set(1));
+            self.steps.push(set(0));
         }
         Ok(())
     }
