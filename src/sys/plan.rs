@@ -137,13 +137,14 @@ pub(crate) enum Step {
         recursive: bool,
         out: Slot,
     },
-    /// Stacks `root` on `/` and makes it the root; the old one stays open in `old`.
-    PivotRoot {
+    /// Stacks `root` on `/` and moves in; the old one stays open in `old`.
+    EnterNewRoot {
         root: Slot,
         old: Slot,
     },
-    /// `leftovers`: what is mounted below an initramfs, which can only be covered, never detached.
+    /// Makes `root` the root of the namespace too. `leftovers`: what is mounted below an initramfs, which can only be covered, never detached.
     DetachOldRoot {
+        root: Slot,
         old: Slot,
         leftovers: Vec<CString>,
     },

@@ -70,7 +70,7 @@ fn describe(step: &Step) -> String {
         },
         Step::Propagation { .. } => "keep mounts from propagating to the host".into(),
         Step::OpenTree { source, .. } => format!("open {}", shown(source)),
-        Step::PivotRoot { .. } => "make the root file system the root".into(),
+        Step::EnterNewRoot { .. } => "move into the root file system".into(),
         Step::DetachOldRoot { .. } => "detach the host's root".into(),
         Step::Loopback => "bring up the loopback device".into(),
         Step::Mount { fs, target: Some(target), .. } => {
@@ -186,6 +186,11 @@ fn step_hint(step: &Step, failed: &Failed<'_>) -> Option<String> {
         Step::Mount { target: Some(_), .. } | Step::Attach { .. } | Step::Bind { .. } => match errno {
             libc::ELOOP => Some(
                 "the mount point is a symbolic link, which a hostile image could aim at the host".into(),
+            ),
+            libc::EXDEV => Some(
+                "a symbolic link on the way leads it into /proc; what covers parts of /proc can make security settings \
+                 go to the wrong file"
+                    .into(),
             ),
             libc::ENOENT => Some("in the host's root nothing is made: the mount point must exist".into()),
             libc::EROFS => Some("the mount point is missing and the root is read-only".into()),

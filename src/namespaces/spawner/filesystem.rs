@@ -67,7 +67,7 @@ impl Builder<'_> {
         if let Some(root) = root {
             let old = self.fds.empty();
             self.places.old_root = Some(old);
-            self.steps.push(Step::PivotRoot { root, old });
+            self.steps.push(Step::EnterNewRoot { root, old });
             self.host_programs(root)?;
             if self.command.default_mounts {
                 self.default_mounts()?;
@@ -81,7 +81,7 @@ impl Builder<'_> {
             self.cover()?;
         }
         if let (Some(root), Some(old)) = (root, self.places.old_root) {
-            self.steps.push(Step::DetachOldRoot { old, leftovers: initramfs_mounts()? });
+            self.steps.push(Step::DetachOldRoot { root, old, leftovers: initramfs_mounts()? });
             let isolated = matches!(self.command.root.0, Source::HostPrograms);
             if self.command.read_only_root || isolated {
                 self.steps.push(Step::Attributes {

@@ -193,9 +193,10 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
             // SAFETY: takes no pointer.
             unsafe { sys!(SYS_unshare, *flags) }.named("unshare").map(drop)
         }
-        Step::WriteFile { dir, path, data, .. } => {
-            write_file(dir.map_or(libc::AT_FDCWD, |d| fds.get(d)), path, data, "write")
-        }
+        Step::WriteFile { dir, path, data, .. } => match dir {
+            Some(dir) => write_beneath(fds.get(*dir), path, data),
+            None => write_file(libc::AT_FDCWD, path, data, "write"),
+        },
         // SAFETY: takes no pointer.
         Step::NewSession => match unsafe { sys!(SYS_setsid) } {
             // Already a leader: pid 1 of a session that the kernel made with it.
@@ -211,8 +212,10 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
         Step::OpenTree { source, recursive, out } => {
             mounts::open_tree(libc::AT_FDCWD, source, *recursive).map(|fd| fds.set(*out, fd))
         }
-        Step::PivotRoot { root, old } => mounts::pivot_root(fds, *root, *old),
-        Step::DetachOldRoot { old, leftovers } => mounts::detach_old_root(fds.get(*old), leftovers),
+        Step::EnterNewRoot { root, old } => mounts::enter_new_root(fds, *root, *old),
+        Step::DetachOldRoot { root, old, leftovers } => {
+            mounts::detach_old_root(fds.get(*root), fds.get(*old), leftovers)
+        }
         Step::Loopback => loopback(),
         Step::Mount { fs, target, out } => mounts::mount(fds, fs, target.as_ref(), *out),
         Step::Attach { mount, target } => mounts::attach(fds.get(*mount), target),
@@ -330,6 +333,19 @@ fn write_file(dir: i32, path: &CStr, data: &[u8], call: &'static str) -> Done {
     let written = write(fd, data).named(call);
     close(fd);
     written
+}
+
+/// The same to a file of the file system `dir` itself: nothing mounted over it, no link.
+fn write_beneath(dir: i32, path: &CStr, data: &[u8]) -> Done {
+    match mounts::open_beneath(dir, path) {
+        Err(Errno(libc::ENOSYS)) => write_file(dir, path, data, "write"),
+        opened => {
+            let fd = opened.named("openat2(RESOLVE_BENEATH|RESOLVE_NO_XDEV)")?;
+            let written = write(fd, data).named("write");
+            close(fd);
+            written
+        }
+    }
 }
 
 fn open(dir: i32, path: &CStr, flags: i32) -> Result<i32, Errno> {

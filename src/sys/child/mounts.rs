@@ -1,6 +1,6 @@
 //! The file system the program sees.
 //!
-//! All of it happens after the new root became `/` and before the old one is detached: no path of an image
+//! All of it happens after the process moved into the new root and before the old one is detached: no path of an image
 //! can lead to the host, and the kernel still sees the host's /proc, without which it refuses a new one in
 //! a user namespace.
 
@@ -18,8 +18,10 @@ const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_CMD_CREATE: u32 = 6;
 const MOUNT_ATTR_RDONLY: u64 = 1;
 
+const RESOLVE_NO_XDEV: u64 = 1;
 const RESOLVE_NO_MAGICLINKS: u64 = 2;
 const RESOLVE_NO_SYMLINKS: u64 = 4;
+const RESOLVE_BENEATH: u64 = 8;
 
 pub(super) fn propagation(flags: u64) -> Done {
     // SAFETY: C strings and null pointers, as mount(2) allows for a change of propagation.
@@ -39,7 +41,10 @@ fn fchdir(dir: i32) -> Done {
     unsafe { sys!(SYS_fchdir, dir) }.named("fchdir").map(drop)
 }
 
-pub(super) fn pivot_root(fds: &Fds, root: Slot, old: Slot) -> Done {
+/// Stacks the new root on the old one and lives in it, as after chroot(2). The old one stays in the namespace, for the
+/// kernel to see its /proc, but *below*: pivot_root would put it on top of the new `/`, where any `..` of an
+/// image's symbolic links that climbs past the root steps into it.
+pub(super) fn enter_new_root(fds: &Fds, root: Slot, old: Slot) -> Done {
     let root = fds.get(root);
     fds.set(
         old,
@@ -57,19 +62,22 @@ pub(super) fn pivot_root(fds: &Fds, root: Slot, old: Slot) -> Done {
         )
     }
     .named("move_mount(root, \"/\")")?;
-    fchdir(root)?;
+    enter_root(root)?;
     // A copy of a shared mount is its peer: what the container mounted in it would appear on the host.
-    change_here(libc::MS_REC | libc::MS_PRIVATE)?;
+    change_here(libc::MS_REC | libc::MS_PRIVATE)
+}
+
+pub(super) fn detach_old_root(root: i32, old: i32, leftovers: &[CString]) -> Done {
+    // The kernel exchanges the root of the process, so it has to be the old one once more.
+    enter_root(old)?;
+    fchdir(root)?;
     // SAFETY: C strings.
     match unsafe { sys!(SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) } {
         // An initramfs is the bottom of every mount tree and cannot be moved away; stacked on it, the new
         // root's `..` leads nowhere else either.
-        Err(Errno(libc::EINVAL)) => enter_root(root),
-        other => other.named("pivot_root").map(drop),
+        Err(Errno(libc::EINVAL)) => enter_root(root)?,
+        other => other.named("pivot_root").map(drop)?,
     }
-}
-
-pub(super) fn detach_old_root(old: i32, leftovers: &[CString]) -> Done {
     fchdir(old)?;
     for mount in leftovers {
         // SAFETY: a C string. What a more privileged namespace mounted is locked and stays, unreachable.
@@ -97,9 +105,33 @@ pub(super) fn open_tree(dir: i32, path: &CStr, recursive: bool) -> Done<i32> {
 
 pub(super) fn attach(mount: i32, target: &Target) -> Done {
     let at = open_target(target)?;
+    if !target.strict
+        && let Err(failure) = outside_proc(at)
+    {
+        close(at);
+        return Err(failure);
+    }
     let moved = move_mount(mount, at);
     close(at);
     moved
+}
+
+/// A link of an image's may lead a mount over a part of /proc, and what is written there astray
+/// (CVE-2019-19921, CVE-2025-52881).
+fn outside_proc(at: i32) -> Done {
+    const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+    match file_system(at)?.first() {
+        Some(&PROC_SUPER_MAGIC) => fail("fstatfs(proc)", libc::EXDEV),
+        _ => Ok(()),
+    }
+}
+
+/// The kernel's struct statfs on 64-bit machines, 15 words, of which the first is the type.
+fn file_system(fd: i32) -> Done<[u64; 16]> {
+    let mut found = [0u64; 16];
+    // SAFETY: the kernel fills one struct statfs, 15 words.
+    unsafe { sys!(SYS_fstatfs, fd, found.as_mut_ptr()) }.named("fstatfs")?;
+    Ok(found)
 }
 
 fn move_mount(mount: i32, target: i32) -> Done {
@@ -222,13 +254,9 @@ pub(super) fn set_attributes(mount: i32, set: u64, propagation: u64, recursive: 
 
 /// Before Linux 5.12, on an attached mount only.
 fn remount_classic(mount: i32, set: u64, propagation: u64) -> Done {
-    // The kernel's struct statfs on 64-bit machines: words, of which the eleventh is f_flags.
-    let mut found = [0u64; 16];
-    // SAFETY: the kernel fills one struct statfs, 15 words.
-    unsafe { sys!(SYS_fstatfs, mount, found.as_mut_ptr()) }.named("fstatfs")?;
     // A bind remount must repeat the flags that it keeps. ST_RDONLY to ST_NODIRATIME and MOUNT_ATTR_RDONLY to
-    // _NOEXEC have the values of their MS_* flags.
-    let kept = found[10] & (1 | 2 | 4 | 8 | 1024 | 2048);
+    // _NOEXEC have the values of their MS_* flags. The eleventh word of a statfs is f_flags.
+    let kept = file_system(mount)?[10] & (1 | 2 | 4 | 8 | 1024 | 2048);
     let remount = kept | set & 0xf | libc::MS_REMOUNT | libc::MS_BIND;
     with_cwd(mount, || {
         if set != 0 {
@@ -383,12 +411,20 @@ struct OpenHow {
 }
 
 fn openat2(path: &CStr, flags: i32, resolve: u64) -> Result<i32, Errno> {
+    openat2_from(libc::AT_FDCWD, path, flags, resolve)
+}
+
+fn openat2_from(dir: i32, path: &CStr, flags: i32, resolve: u64) -> Result<i32, Errno> {
     let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: 0, resolve };
     // SAFETY: a C string and an open_how of the size given.
-    unsafe {
-        sys!(SYS_openat2, libc::AT_FDCWD, path.as_ptr(), &raw const how, size_of::<OpenHow>())
-    }
-    .map(|fd| fd as i32)
+    unsafe { sys!(SYS_openat2, dir, path.as_ptr(), &raw const how, size_of::<OpenHow>()) }
+        .map(|fd| fd as i32)
+}
+
+/// Opens a file to write, which must lie in the mount `dir` and be reached without a link.
+pub(super) fn open_beneath(dir: i32, path: &CStr) -> Result<i32, Errno> {
+    let resolve = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS;
+    openat2_from(dir, path, libc::O_WRONLY, resolve)
 }
 
 /// Opens a path of the container's that may go through links, but not through those of /proc.
