@@ -261,10 +261,7 @@ impl Stack {
         };
         let lowers = lowers.into_iter().map(|lower| lower.path).collect();
         let (upper, lock) = match top {
-            Top::Scratch(scratch) => {
-                scratch.make_removable();
-                (Some(scratch.upper), Some(scratch.lock))
-            }
+            Top::Scratch(scratch) => (Some(scratch.upper), Some(scratch.lock)),
             Top::Nothing | Top::Memory => (overlay.memory.take(), None),
         };
         Ok(Rootfs(Arc::new(Inner { overlay, ids, lowers, upper, lock })))
