@@ -88,9 +88,23 @@ impl ErrorKind {
     }
 }
 
+/// Cuts the middle out of a sentence with an absurdly long path or name in it.
+fn shortened(message: impl Into<Cow<'static, str>>) -> Cow<'static, str> {
+    const KEPT: usize = 400;
+    let message = message.into();
+    if message.len() <= 3 * KEPT {
+        return message;
+    }
+    let boundary = |at: usize| (at..).find(|at| message.is_char_boundary(*at)).unwrap_or(at);
+    let head = &message[..boundary(KEPT)];
+    let tail = &message[boundary(message.len() - KEPT)..];
+    let left_out = message.len() - head.len() - tail.len();
+    format!("{head}[... {left_out} bytes ...]{tail}").into()
+}
+
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), hint: None, source: None }))
+        Self(Box::new(Inner { kind, message: shortened(message), hint: None, source: None }))
     }
 
     pub(crate) fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
@@ -106,7 +120,7 @@ impl Error {
         let kind = self.0.kind;
         Self(Box::new(Inner {
             kind,
-            message: message.into(),
+            message: shortened(message),
             hint: None,
             source: Some(Box::new(self)),
         }))
@@ -250,7 +264,7 @@ impl<T> Context<T> for Result<T, SyscallError> {
         self.map_err(|err| {
             Error(Box::new(Inner {
                 kind: ErrorKind::from_errno(err.errno),
-                message: message().into(),
+                message: shortened(message()),
                 hint: None,
                 source: Some(Box::new(err)),
             }))
@@ -264,7 +278,7 @@ impl<T> Context<T> for io::Result<T> {
             let kind = err.raw_os_error().map_or(ErrorKind::Os, ErrorKind::from_errno);
             Error(Box::new(Inner {
                 kind,
-                message: message().into(),
+                message: shortened(message()),
                 hint: None,
                 source: Some(Box::new(err)),
             }))
@@ -308,6 +322,14 @@ mod tests {
         assert_eq!(err.raw_os_error(), Some(libc::EPERM));
         assert_eq!(err.hint(), Some("look at the host's /proc"));
         assert!(format!("{err:?}").ends_with("hint: look at the host's /proc"));
+    }
+
+    #[test]
+    fn an_absurdly_long_message_keeps_both_ends() {
+        let text =
+            Error::invalid(format!("open {}: it is too long", "ä/".repeat(35_000))).to_string();
+        assert!(text.starts_with("open ä/ä") && text.ends_with("/: it is too long"), "{text}");
+        assert!(text.contains("[... 104222 bytes ...]") && text.len() < 1000, "{text}");
     }
 
     #[test]
