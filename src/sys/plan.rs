@@ -236,8 +236,10 @@ pub(crate) enum Step {
         rows: u16,
         columns: u16,
     },
-    /// Makes standard input the controlling terminal.
-    ControllingTerminal,
+    /// Makes it the controlling terminal, whether or not a standard stream is that.
+    ControllingTerminal {
+        peer: Slot,
+    },
     /// Everything but `map`'s targets (and 0, 1, 2) is closed at exec.
     Descriptors {
         map: Vec<(Slot, i32)>,

@@ -28,6 +28,8 @@ pub(crate) struct Failed<'a> {
     /// The system call.
     pub(crate) call: &'static str,
     pub(crate) errno: i32,
+    /// The signal that killed the process, before it could execute its program.
+    pub(crate) killed: Option<i32>,
 }
 
 /// Where a plan failed.
@@ -41,7 +43,7 @@ pub(crate) enum At<'a> {
 }
 
 fn before(call: &'static str, err: &io::Error) -> Failed<'static> {
-    Failed { at: At::Start, call, errno: err.raw_os_error().unwrap_or(libc::EIO) }
+    Failed { at: At::Start, call, errno: err.raw_os_error().unwrap_or(libc::EIO), killed: None }
 }
 
 /// Memory that a copy-on-write child shares with the parent all the same.
@@ -90,7 +92,7 @@ impl Drop for SharedReport {
 pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
     let (reader, writer) = pipe().map_err(|e| before("pipe2", &e))?;
     if plan.fds.overflowed() {
-        return Err(Failed { at: At::Start, call: "plan", errno: libc::E2BIG });
+        return Err(Failed { at: At::Start, call: "plan", errno: libc::E2BIG, killed: None });
     }
     let plan = &*plan;
     let (stack, inner_stack) = (Stack::new(), Stack::new());
@@ -109,7 +111,7 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
         match unsafe { clone::clone(args, &stack, inner, arg) } {
             Ok(pid) => report.pid.store(pid, Ordering::Relaxed),
             Err(Errno(errno)) => {
-                return Err(Failed { at: At::Clone, call: "clone3", errno });
+                return Err(Failed { at: At::Clone, call: "clone3", errno, killed: None });
             }
         }
     } else {
@@ -120,7 +122,7 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
         match unsafe { clone::clone(args, &stack, outer, arg) } {
             Ok(pid) => reap(pid),
             Err(Errno(errno)) => {
-                return Err(Failed { at: At::Clone, call: "clone3", errno });
+                return Err(Failed { at: At::Clone, call: "clone3", errno, killed: None });
             }
         }
     }
@@ -139,28 +141,54 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
         None => Ok(None),
     };
     let phase = Phase::from_u32(report.phase.load(Ordering::Acquire));
+    let mut killed = None;
     if let (Phase::Running, Some(pidfd)) = (phase, pidfd) {
         match listener {
+            Ok(None) if has_not_executed(&pidfd) => killed = signal_of(&pidfd),
             Ok(listener) => return Ok(Spawned { pid, pidfd, listener }),
             Err(err) => {
                 kill_and_reap(pid, &pidfd);
                 return Err(before("pidfd_getfd(seccomp listener)", &err));
             }
         }
-    }
-    if pid > 0 {
+    } else if pid > 0 {
         reap(pid);
     }
     let index = report.index.load(Ordering::Relaxed) as usize;
-    let at = match phase {
+    let reached = match phase {
+        Phase::Running => Phase::from_u32(report.reached.load(Ordering::Acquire)),
+        failed => failed,
+    };
+    let at = match reached {
         Phase::Join => plan.join.get(index).map_or(At::Start, At::Step),
         Phase::Steps => plan.steps.get(index).map_or(At::Start, At::Step),
         Phase::Exec => At::Exec,
-        // The intermediate child was killed before it could say anything.
         Phase::Running | Phase::Clone => At::Clone,
     };
     let errno = report.errno.load(Ordering::Relaxed);
-    Err(Failed { at, call: report.call(), errno: if errno == 0 { libc::ESRCH } else { errno } })
+    Err(Failed {
+        at,
+        call: report.call(),
+        errno: if errno == 0 { libc::ESRCH } else { errno },
+        killed,
+    })
+}
+
+/// Whether a process that no longer holds the host's memory, or its end of a pipe, did so by its death.
+///
+/// Its exit signal is 0 until execve makes that SIGCHLD, and `__WCLONE` waits for no other than the former. A
+/// dying process may still be on its way to where it can be waited for.
+fn has_not_executed(pidfd: &OwnedFd) -> bool {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WCLONE;
+    let fd = pidfd.as_raw_fd();
+    // SAFETY: null pointers for what is not asked.
+    unsafe { sys!(SYS_waitid, libc::P_PIDFD, fd, 0usize, options, 0usize) }.is_ok()
+}
+
+/// Reaps a process that died, and says of what.
+fn signal_of(pidfd: &OwnedFd) -> Option<i32> {
+    let ended = super::wait::wait(pidfd, true).ok().flatten();
+    Some(ended.map_or(libc::SIGKILL, |ended| libc::WTERMSIG(ended.status)))
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {

@@ -45,20 +45,19 @@ impl Builder<'_> {
     }
 
     /// The value is checked here; the kernel takes it before the process leaves the host's /proc.
-    pub(super) fn oom_score(&mut self) -> Result<()> {
-        let Some(value) = self.command.oom_score_adj else { return Ok(()) };
+    pub(super) fn oom_score(&self) -> Result<Option<Step>> {
+        let Some(value) = self.command.oom_score_adj else { return Ok(None) };
         if !(-1000..=1000).contains(&value) {
             return Err(Error::invalid(format!(
                 "an oom_score_adj of {value}: it goes from -1000 to 1000"
             )));
         }
-        self.steps.push(Step::WriteFile {
+        Ok(Some(Step::WriteFile {
             dir: None,
             path: c"/proc/self/oom_score_adj".into(),
             data: value.to_string().into_bytes(),
             what: format!("set oom_score_adj to {value}"),
-        });
-        Ok(())
+        }))
     }
 
     /// From the security label to the system call filter.
@@ -165,7 +164,8 @@ impl Builder<'_> {
         }
     }
 
-    pub(super) fn labels(&mut self) -> Result<()> {
+    pub(super) fn labels(&self) -> Result<Vec<Step>> {
+        let mut steps = Vec::new();
         for (kind, label) in
             [("apparmor", &self.command.apparmor), ("selinux", &self.command.selinux)]
         {
@@ -182,14 +182,14 @@ impl Builder<'_> {
                 }
                 (c"/proc/self/attr/exec", label.clone())
             };
-            self.steps.push(Step::WriteFile {
+            steps.push(Step::WriteFile {
                 dir: None,
                 path: path.into(),
                 data: data.into_bytes(),
                 what: format!("change to the {kind} label {label} at exec"),
             });
         }
-        Ok(())
+        Ok(steps)
     }
 
     fn change_user(&mut self) -> Result<()> {

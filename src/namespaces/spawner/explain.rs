@@ -5,27 +5,24 @@ use std::path::Path;
 
 use super::Builder;
 use crate::error::{Context, Error, ErrorKind, SyscallError};
-use crate::namespaces::Command;
+use crate::namespaces::{Command, Signal};
 use crate::sys::plan::{Kind, Step, Target};
 use crate::sys::spawn::{At, Failed};
 
 /// The error of a plan that came to nothing.
 pub(super) fn explain(command: &Command, builder: &Builder<'_>, failed: &Failed<'_>) -> Error {
-    let call = || Err::<(), _>(SyscallError::new(failed.call, failed.errno));
-    let err = match failed.at {
-        At::Start => call().context(|| "prepare the process"),
-        At::Clone => call().context(|| {
-            let kinds = builder.unshared;
-            if kinds.is_empty() {
-                "make the process".to_owned()
-            } else {
-                format!("make the process in new namespaces {kinds}")
-            }
-        }),
-        At::Step(step) => call().context(|| describe(step)),
-        At::Exec => call().context(|| format!("execute {}", command.program.display())),
+    let attempt = match failed.at {
+        At::Start => "prepare the process".to_owned(),
+        At::Clone if builder.unshared.is_empty() => "make the process".to_owned(),
+        At::Clone => format!("make the process in new namespaces {}", builder.unshared),
+        At::Step(step) => describe(step),
+        At::Exec => format!("execute {}", command.program.display()),
     };
-    let err = match err {
+    if let Some(signal) = failed.killed {
+        return killed(signal).context(attempt);
+    }
+    let call = SyscallError::new(failed.call, failed.errno);
+    let err = match Err::<(), _>(call).context(|| attempt) {
         Err(err) => err,
         Ok(()) => Error::new(ErrorKind::Os, "the plan failed"),
     };
@@ -36,6 +33,21 @@ pub(super) fn explain(command: &Command, builder: &Builder<'_>, failed: &Failed<
     match hint(command, builder, failed) {
         Some(hint) => err.with_hint(hint),
         None => err,
+    }
+}
+
+/// The process met a signal on its way to the program.
+fn killed(signal: i32) -> Error {
+    let name = Signal::from_number(signal).map_or_else(|_| signal.to_string(), |s| s.to_string());
+    let err = Error::new(ErrorKind::Os, format!("the process was killed by signal {name}"));
+    match signal {
+        libc::SIGSYS => err.with_kind(ErrorKind::PermissionDenied).with_hint(
+            "the system call filter must allow what starts the program, at least execve",
+        ),
+        libc::SIGKILL => err.with_kind(ErrorKind::ResourceExhausted).with_hint(
+            "the memory limit of its cgroup may be too small to start in, or somebody killed it",
+        ),
+        _ => err,
     }
 }
 
@@ -95,7 +107,7 @@ fn describe(step: &Step) -> String {
         Step::IoPriority { .. } => "set the I/O priority".into(),
         Step::Umask { mask } => format!("set the umask to {mask:#o}"),
         Step::OpenTerminal { .. } => "open a terminal in /dev/pts".into(),
-        Step::ControllingTerminal => "make it the controlling terminal".into(),
+        Step::ControllingTerminal { .. } => "make it the controlling terminal".into(),
         Step::Descriptors { .. } => "arrange the file descriptors".into(),
         Step::Chdir { path, .. } => format!("enter the working directory {}", shown(path)),
         Step::Bounding { .. } => "limit the capability bounding set".into(),
@@ -221,7 +233,7 @@ fn step_hint(step: &Step, failed: &Failed<'_>) -> Option<String> {
         Step::WriteFile { path, .. }
             if errno == libc::EACCES && path.as_c_str() == c"/proc/self/oom_score_adj" =>
         {
-            Some("lowering it takes CAP_SYS_RESOURCE; without privilege try copy_memory()".into())
+            Some("lowering it takes CAP_SYS_RESOURCE".into())
         }
         Step::SetNs { .. } if errno == libc::EINVAL => {
             Some("joining namespaces by pidfd needs Linux 5.8".into())

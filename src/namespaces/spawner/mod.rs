@@ -222,12 +222,15 @@ impl<'a> Builder<'a> {
             let what = "join the user namespace".into();
             self.join.push(Step::SetNs { fd, flags: libc::CLONE_NEWUSER, what });
         }
+        for (kinds, _) in &self.command.join {
+            self.unshared -= *kinds;
+        }
+        self.own_proc_files()?;
         for (kinds, fd) in &self.command.join {
             let slot = self.fds.own(clone_fd(fd)?);
             let what = format!("join the {kinds} namespace");
             self.join.push(Step::SetNs { fd: slot, flags: kinds.flags(), what });
             self.join_copy |= kinds.contains(Namespaces::TIME);
-            self.unshared -= *kinds;
         }
         if let Some(process) = self.inside {
             let fd = self.fds.own(clone_fd(process.pidfd())?);
@@ -243,7 +246,6 @@ impl<'a> Builder<'a> {
                 }
             }
         }
-        self.write_own_files()?;
         self.become_root_inside()?;
         if self.unshared.contains(Namespaces::NETWORK) {
             self.steps.push(Step::Loopback);
@@ -267,52 +269,55 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// What is set through the process's own files in /proc, while that is the host's and the process is
-    /// still who the host is.
-    fn write_own_files(&mut self) -> Result<()> {
-        let before = self.steps.len();
-        self.oom_score()?;
-        self.labels()?;
-        let joins_mounts = self.inside.is_some()
-            || self.command.join.iter().any(|(kinds, _)| kinds.contains(Namespaces::MOUNT));
-        if joins_mounts {
-            // What lies at /proc there may be anything (CVE-2015-1334). A child inherits all that is set here.
-            let steps = self.steps.split_off(before);
-            self.join.splice(0..0, steps);
-        }
-        self.time()?;
-        if self.steps.len() > before && !self.privileged {
-            // While the host is not dumpable, these files belong to root. A copy has a flag of its own.
-            self.copy = true;
-            let set = |value| {
-                let args = [libc::PR_SET_DUMPABLE.unsigned_abs() as usize, value, 0, 0, 0];
-                Step::Prctl { what: "prctl(PR_SET_DUMPABLE)", args }
-            };
-            self.steps.insert(before, set(1));
-            self.steps.push(set(0));
-        }
-        Ok(())
-    }
-
-    fn time(&mut self) -> Result<()> {
+    /// The steps that set the clocks of a time namespace of its own.
+    fn clocks(&mut self) -> Vec<Step> {
         if !self.unshared.contains(Namespaces::TIME) {
-            return Ok(());
+            return Vec::new();
         }
         self.late_namespaces |= Namespaces::TIME;
         let what = "unshare(CLONE_NEWTIME)";
-        self.steps.push(Step::Unshare { flags: Namespaces::TIME.flags(), what });
+        let mut steps = vec![Step::Unshare { flags: Namespaces::TIME.flags(), what }];
         for (clock, offset) in &self.command.time_offsets {
             let clock = match clock {
                 Clock::Monotonic => libc::CLOCK_MONOTONIC,
                 Clock::Boottime => libc::CLOCK_BOOTTIME,
             };
-            self.steps.push(Step::WriteFile {
+            steps.push(Step::WriteFile {
                 dir: None,
                 path: c"/proc/self/timens_offsets".into(),
                 data: format!("{clock} {} {}", offset.as_secs(), offset.subsec_nanos()).into(),
                 what: "set the clocks of the time namespace".into(),
             });
         }
+        steps
+    }
+
+    /// What is written to files of /proc/self, which belong to root while the dumpable flag is 0.
+    ///
+    /// Root writes them before it gives up its uid. Whoever is not root has the intermediate child do it,
+    /// on a copy of the host's memory that nobody else can see yet, with a flag of its own. Kernels
+    /// older than 6.3 take such a copy too, for there only a clone enters a time namespace.
+    fn own_proc_files(&mut self) -> Result<()> {
+        let (oom_score, labels, clocks) = (self.oom_score()?, self.labels()?, self.clocks());
+        let root = nix::unistd::geteuid().is_root();
+        let clone_enters = !clocks.is_empty() && !exec_enters_time_namespace();
+        if !clone_enters && (root || oom_score.is_none() && clocks.len() < 2) {
+            // Lowering the score takes a capability that is lost in a user namespace, and another mount
+            // namespace may have another /proc: who joins either does this before. The real child inherits it.
+            let early = if self.join.is_empty() { &mut self.steps } else { &mut self.join };
+            early.splice(0..0, oom_score.into_iter().chain(labels));
+            self.steps.extend(clocks);
+            return Ok(());
+        }
+        self.copy |= clone_enters;
+        self.join_copy = true;
+        let dumpable = |on| Step::Prctl {
+            what: "prctl(PR_SET_DUMPABLE)",
+            args: [libc::PR_SET_DUMPABLE.unsigned_abs() as usize, on, 0, 0, 0],
+        };
+        self.join.push(dumpable(1));
+        self.join.extend(oom_score.into_iter().chain(labels).chain(clocks));
+        self.join.push(dumpable(0));
         Ok(())
     }
 
@@ -360,6 +365,7 @@ impl<'a> Builder<'a> {
                     self.fds.own(peer)
                 }
             };
+            self.peer = Some(peer);
             streams.receiver = self.terminal_receiver.take();
             streams.map.extend((0..3).map(|number| (peer, number)));
         }
@@ -468,8 +474,8 @@ impl<'a> Builder<'a> {
     fn finish(mut self, cgroup: Option<OwnCgroup>, streams: Streams) -> Result<Child> {
         let exec = self.exec()?;
         self.steps.push(Step::Descriptors { map: streams.map });
-        if self.command.terminal.is_some() {
-            self.steps.push(Step::ControllingTerminal);
+        if let Some(peer) = self.peer {
+            self.steps.push(Step::ControllingTerminal { peer });
         }
         if let Some(filter) = self.late_filter.take() {
             self.steps.push(Step::Seccomp { filter });
@@ -556,13 +562,23 @@ impl Builder<'_> {
         let Some(errno) = errno.first_chunk() else { return Ok(()) };
         let _ = sys::wait::wait(&spawned.pidfd, true);
         let errno = i32::from_ne_bytes(*errno);
-        let failed = Failed { at: At::Exec, call: "execve", errno };
+        let failed = Failed { at: At::Exec, call: "execve", errno, killed: None };
         Err(explain::explain(self.command, self, &failed))
     }
 }
 
 fn clone_fd(fd: impl AsFd) -> Result<OwnedFd> {
     fd.as_fd().try_clone_to_owned().context(|| "duplicate a file descriptor")
+}
+
+/// Whether execve(2) enters the time namespace that unshare(2) has made, as since Linux 6.3.
+fn exec_enters_time_namespace() -> bool {
+    static ENTERS: OnceLock<bool> = OnceLock::new();
+    *ENTERS.get_or_init(|| {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 3)
+    })
 }
 
 /// Device and inode of the host's own executable.

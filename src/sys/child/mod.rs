@@ -69,6 +69,8 @@ impl Phase {
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) phase: AtomicU32,
+    /// How far it came, should it be killed.
+    pub(super) reached: AtomicU32,
     pub(super) index: AtomicU32,
     pub(super) errno: AtomicI32,
     call: AtomicPtr<u8>,
@@ -137,6 +139,7 @@ pub(super) extern "C" fn inner(arg: *mut c_void) -> ! {
     let cx = unsafe { &*arg.cast::<Context<'_>>() };
     reset_signal_handlers();
     if run_steps(cx, &cx.plan.steps, Phase::Steps) {
+        cx.report.reached.store(Phase::Exec as u32, Ordering::Release);
         let failure = exec::execute(&cx.plan.exec, &cx.plan.fds);
         cx.report.fail(Phase::Exec, 0, failure);
     }
@@ -169,7 +172,9 @@ fn exit() -> ! {
 }
 
 fn run_steps(cx: &Context<'_>, steps: &[Step], phase: Phase) -> bool {
+    cx.report.reached.store(phase as u32, Ordering::Relaxed);
     for (index, step) in steps.iter().enumerate() {
+        cx.report.index.store(index as u32, Ordering::Relaxed);
         if let Err(failure) = run(step, cx) {
             cx.report.fail(phase, index, failure);
             return false;
@@ -273,7 +278,7 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
         Step::OpenTerminal { pts, peer, socket, rows, columns } => {
             terminal::open(fds, *pts, *peer, *socket, *rows, *columns)
         }
-        Step::ControllingTerminal => terminal::make_controlling(),
+        Step::ControllingTerminal { peer } => terminal::make_controlling(fds.get(*peer)),
         Step::Descriptors { map } => descriptors::arrange(fds, map),
         Step::Chdir { path, rooted } => mounts::chdir(path, *rooted),
         Step::Capabilities { sets } => credentials::set_capabilities(sets),

@@ -58,10 +58,10 @@ fn existing_devpts() -> Done<i32> {
     fail("fstatfs(\"/dev/pts\")", libc::ENODEV)
 }
 
-/// Standard input becomes the controlling terminal of the session that the process leads.
-pub(super) fn make_controlling() -> Done {
+/// `peer` becomes the controlling terminal of the session that the process leads.
+pub(super) fn make_controlling(peer: i32) -> Done {
     // SAFETY: takes no pointer.
-    unsafe { sys!(SYS_ioctl, 0, libc::TIOCSCTTY, 0) }.named("ioctl(TIOCSCTTY)").map(drop)
+    unsafe { sys!(SYS_ioctl, peer, libc::TIOCSCTTY, 0) }.named("ioctl(TIOCSCTTY)").map(drop)
 }
 
 fn send_fd(socket: i32, fd: i32) -> Done {
