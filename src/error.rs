@@ -329,7 +329,7 @@ mod tests {
         let text =
             Error::invalid(format!("open {}: it is too long", "ä/".repeat(35_000))).to_string();
         assert!(text.starts_with("open ä/ä") && text.ends_with("/: it is too long"), "{text}");
-        assert!(text.contains("[... 104222 bytes ...]") && text.len() < 1000, "{text}");
+        assert!(text.contains(" bytes ...]") && text.len() < 1000, "{text}");
     }
 
     #[test]

@@ -22,3 +22,8 @@ use std::path::PathBuf;
 pub fn source_tree() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from)
 }
+
+/// How often to do something that is done `many` times: a tenth of it on the emulated machine.
+pub fn rounds(many: usize) -> usize {
+    if std::env::var_os("CORACLE_TEST_EMULATED").is_some() { many.div_ceil(10) } else { many }
+}
