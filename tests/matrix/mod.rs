@@ -245,6 +245,7 @@ impl Kind {
             Ok(status) => assert!(status.success(), "{name}: {status}"),
             Err(err) if self.fails => {
                 assert_ne!(err.kind(), ErrorKind::Unsupported, "{name}: {err:#}");
+                assert!(!format!("{err:#}").contains("killed"), "{name}: {err:#}");
             }
             Err(err) => panic!("{name}: {err:#}"),
         }

@@ -14,7 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::environment::{c_environment, c_path, c_string, candidates, environment};
 use self::filesystem::Places;
@@ -270,14 +270,23 @@ impl<'a> Builder<'a> {
     }
 
     /// The steps that set the clocks of a time namespace of its own.
-    fn clocks(&mut self) -> Vec<Step> {
+    fn clocks(&mut self) -> Result<Vec<Step>> {
+        /// `KTIME_SEC_MAX / 2`: beyond it the kernel's nanoseconds could overflow, or it reads a minus.
+        const LONGEST: Duration = Duration::from_secs(i64::MAX.unsigned_abs() / 1_000_000_000 / 2);
         if !self.unshared.contains(Namespaces::TIME) {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         self.late_namespaces |= Namespaces::TIME;
         let what = "unshare(CLONE_NEWTIME)";
         let mut steps = vec![Step::Unshare { flags: Namespaces::TIME.flags(), what }];
         for (clock, offset) in &self.command.time_offsets {
+            if *offset >= LONGEST {
+                return Err(Error::invalid(format!(
+                    "a clock set forward by {} s: the kernel takes less than {} s",
+                    offset.as_secs(),
+                    LONGEST.as_secs()
+                )));
+            }
             let clock = match clock {
                 Clock::Monotonic => libc::CLOCK_MONOTONIC,
                 Clock::Boottime => libc::CLOCK_BOOTTIME,
@@ -289,7 +298,7 @@ impl<'a> Builder<'a> {
                 what: "set the clocks of the time namespace".into(),
             });
         }
-        steps
+        Ok(steps)
     }
 
     /// What is written to files of /proc/self, which belong to root while the dumpable flag is 0.
@@ -298,7 +307,7 @@ impl<'a> Builder<'a> {
     /// on a copy of the host's memory that nobody else can see yet, with a flag of its own. Kernels
     /// older than 6.3 take such a copy too, for there only a clone enters a time namespace.
     fn own_proc_files(&mut self) -> Result<()> {
-        let (oom_score, labels, clocks) = (self.oom_score()?, self.labels()?, self.clocks());
+        let (oom_score, labels, clocks) = (self.oom_score()?, self.labels()?, self.clocks()?);
         let root = nix::unistd::geteuid().is_root();
         let clone_enters = !clocks.is_empty() && !exec_enters_time_namespace();
         if !clone_enters && (root || oom_score.is_none() && clocks.len() < 2) {
