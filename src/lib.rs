@@ -45,6 +45,7 @@
 //! | feature | what it adds |
 //! |---------|--------------|
 //! | `layers` (default) | root file system stacks |
+//! | `systemd` | `cgroups::delegate_by_systemd`: a delegated scope, asked for over D-Bus (about 60 crates more) |
 //!
 //! Without features there are `namespaces` and `cgroups`, and 12 crates in the tree.
 //!

@@ -25,6 +25,8 @@ mod limits;
 mod node;
 mod settings;
 mod stats;
+#[cfg(feature = "systemd")]
+mod systemd;
 
 #[allow(unused_imports, reason = "for namespaces::Command")]
 pub(crate) use cgroup::Attach;
@@ -36,3 +38,5 @@ pub use stats::{
     CpuStats, HugetlbStats, IoStats, MemoryStats, PidsStats, Pressure, PressureStats, Stall, Stats,
     SwapStats,
 };
+#[cfg(feature = "systemd")]
+pub use systemd::{Bus, delegate_by_systemd};
