@@ -1,7 +1,7 @@
 //! A group of processes and its limits.
 
 use std::os::fd::OwnedFd;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -16,7 +16,9 @@ use super::controller::Controllers;
 use super::dir::Dir;
 use super::layout::{Hierarchy, Layout};
 use super::limits::Limits;
+use super::name::{absolute, relative};
 use super::node::{Node, enable, parent_v2};
+use super::plan::Plan;
 use super::settings;
 use crate::error::{Context, Error, ErrorKind, Result, SyscallError};
 
@@ -603,177 +605,10 @@ fn wait_event(node: &Node, wanted: &str, until: Instant) -> Result<bool> {
     }
 }
 
-/// Which hierarchies a set of limits needs.
-struct Plan<'a> {
-    legacy: Vec<&'a Hierarchy>,
-    /// The controllers that v2 has to carry.
-    unified: Controllers,
-    /// The device rules become a program on v2.
-    devices_v2: bool,
-}
-
-impl<'a> Plan<'a> {
-    fn new(layout: &'a Layout, limits: &Limits) -> Result<Self> {
-        let mut plan = Self {
-            legacy: Vec::with_capacity(4),
-            unified: Controllers::empty(),
-            devices_v2: false,
-        };
-        let v2_has = layout.unified.as_ref().map_or(Controllers::empty(), |u| u.controllers);
-        for (key, _) in &limits.unified {
-            let controller = Controllers::of_key(key);
-            if layout.unified.is_none() || !v2_has.contains(controller) {
-                return Err(Error::unsupported(format!(
-                    "set {key}: cgroup v2 does not have it here"
-                ))
-                .with_hint("the controller is on v1, or this kernel does not have it"));
-            }
-        }
-        for controller in limits.controllers().iter() {
-            plan.add(layout, v2_has, controller).ok_or_else(|| missing(layout, controller))?;
-        }
-        if limits.accounting {
-            let counted =
-                Controllers::CPU | Controllers::MEMORY | Controllers::PIDS | Controllers::IO;
-            for controller in counted.iter() {
-                // What this kernel cannot count stays `None` in the stats.
-                _ = plan.add(layout, v2_has, controller);
-            }
-            if layout.unified.is_none() {
-                _ = plan.add(layout, v2_has, Controllers::CPUACCT);
-            }
-        }
-        if layout.unified.is_none() {
-            // To freeze, to kill without a race, and to have a place at all.
-            if plan.add(layout, v2_has, Controllers::FREEZER).is_none() && plan.legacy.is_empty() {
-                plan.legacy.extend(layout.legacy.first());
-            }
-        }
-        Ok(plan)
-    }
-
-    fn add(&mut self, layout: &'a Layout, v2_has: Controllers, one: Controllers) -> Option<()> {
-        if let Some(hierarchy) = layout.legacy(one) {
-            if !self.legacy.iter().any(|h| std::ptr::eq(*h, hierarchy)) {
-                self.legacy.push(hierarchy);
-            }
-        } else if v2_has.contains(one) {
-            self.unified |= one;
-        } else if one == Controllers::DEVICES && layout.unified.is_some() {
-            self.devices_v2 = true;
-        } else {
-            return None;
-        }
-        Some(())
-    }
-}
-
-fn missing(layout: &Layout, controller: Controllers) -> Error {
-    let name = controller.list();
-    let err = Error::unsupported(format!("find the cgroup controller {name}"));
-    if layout.unreachable.contains(controller) {
-        let v1 = if controller == Controllers::IO { "blkio" } else { name.as_str() };
-        return err.with_hint(format!(
-            "its v1 hierarchy is not mounted where this process can reach it: \
-             mount -t cgroup -o {v1} none /sys/fs/cgroup/{v1}"
-        ));
-    }
-    let known = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
-    let on_kernel = known.lines().find_map(|line| {
-        let mut fields = line.split_whitespace();
-        (Controllers::from_names([fields.next()?]) == controller)
-            .then(|| fields.last() == Some("1"))
-    });
-    match (on_kernel, &layout.unified) {
-        (Some(true), Some(unified)) => err.with_hint(format!(
-            "{} does not offer it: have it delegated (systemd-run --user --scope -p Delegate={name}), or \
-             write +{name} to cgroup.subtree_control of each cgroup above",
-            unified.root.join("cgroup.controllers").display()
-        )),
-        (Some(true), None) => {
-            err.with_hint(format!("mount -t cgroup -o {name} none /sys/fs/cgroup/{name}"))
-        }
-        (Some(false), _) => err.with_hint(format!("boot with cgroup_enable={name}")),
-        (None, _) => err.with_hint("this kernel was built without it"),
-    }
-}
-
-/// A name below the own cgroup, without any trick in it.
-fn relative(name: &Path) -> Result<String> {
-    let plain = name.components().all(|part| matches!(part, Component::Normal(_)));
-    let refuse = |why| Err(Error::invalid(format!("use {name:?} as the name of a cgroup: {why}")));
-    let Some(text) = name.to_str() else { return refuse("it is not UTF-8") };
-    if text.is_empty() {
-        return refuse("it is empty");
-    }
-    // `components` passes over `.` and doubled slashes inside.
-    if !plain || text.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return refuse("it must be a plain relative path");
-    }
-    if text.contains(['\0', '\n']) {
-        return refuse("it holds a NUL or a line break");
-    }
-    if text.split('/').any(|part| part.len() > 255) || text.len() > 3000 {
-        return refuse("it is too long");
-    }
-    // The kernel's own files live in the same directory.
-    if text.split('/').any(is_interface_file) {
-        return refuse("it looks like one of the kernel's own files");
-    }
-    Ok(text.to_owned())
-}
-
-fn absolute(path: &Path) -> Result<String> {
-    let Ok(below) = path.strip_prefix("/") else {
-        return Err(Error::invalid(format!(
-            "use {path:?} as the path of a cgroup: it must begin with /"
-        )));
-    };
-    relative(below)
-}
-
-fn is_interface_file(name: &str) -> bool {
-    name.starts_with("cgroup.")
-        || matches!(name, "tasks" | "notify_on_release" | "release_agent")
-        || !Controllers::of_key(name).is_empty()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::machine::Missing;
-
-    #[test]
-    fn names_that_lead_elsewhere_are_refused() {
-        let long = "x".repeat(256);
-        for name in [
-            "",
-            ".",
-            "..",
-            "/",
-            "a/..",
-            "../a",
-            "a/../b",
-            "a//b",
-            "a/./b",
-            "./a",
-            "/a",
-            "a\0b",
-            "a\nb",
-            "cgroup.procs",
-            "a/tasks",
-            "memory.max",
-            &long,
-        ] {
-            let err = relative(Path::new(name)).unwrap_err();
-            assert_eq!(err.kind(), ErrorKind::InvalidInput, "{name:?}");
-        }
-        for path in ["a", "/", "/../a", "/a/../b", ""] {
-            assert!(absolute(Path::new(path)).is_err(), "{path:?}");
-        }
-        assert_eq!(relative(Path::new("jobs/7.old")).unwrap(), "jobs/7.old");
-        assert_eq!(absolute(Path::new("/coracle/web")).unwrap(), "coracle/web");
-    }
 
     #[test]
     fn a_command_gets_a_cgroup_and_leaves_none() {

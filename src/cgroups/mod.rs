@@ -22,7 +22,9 @@ mod dir;
 mod events;
 mod layout;
 mod limits;
+mod name;
 mod node;
+mod plan;
 mod settings;
 mod stats;
 #[cfg(feature = "systemd")]
