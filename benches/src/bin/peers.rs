@@ -1,0 +1,384 @@
+//! Measures Coracle and its peers side by side: every round asks each contender once, in turn, so that whatever
+//! else the machine does meets all alike. Prints medians and ratios. Needs root; see README.md.
+
+use std::error::Error;
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use coracle::namespaces;
+use coracle_benches::{Fixture, container, quiet};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const GIB: usize = 1 << 30;
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["serve", what, ref rest @ ..] => serve(what, rest),
+        [] => compare(60),
+        [rounds] => compare(rounds.parse()?),
+        _ => Err("usage: peers [ROUNDS]".into()),
+    }
+}
+
+// The contenders: processes that answer each number they read by doing the thing so often, and by how long that
+// took in nanoseconds.
+
+/// The contender's side.
+fn serve(what: &str, args: &[&str]) -> Result<()> {
+    let mut task: Box<dyn FnMut() -> Result<()>> = match (what, args) {
+        ("coracle", [root, users, hold]) => {
+            let memory = vec![1u8; hold.parse::<usize>()? * GIB];
+            let mut command = container("/bin/true", Path::new(root));
+            if *users == "host" {
+                command.host_users();
+            }
+            Box::new(move || {
+                std::hint::black_box(&memory);
+                succeed(command.status()?.success())
+            })
+        }
+        ("coracle-threads", [root, threads]) => {
+            let threads: usize = threads.parse()?;
+            let command = container("/bin/true", Path::new(root));
+            Box::new(move || {
+                std::thread::scope(|scope| {
+                    let run = || {
+                        let mut command = command.clone();
+                        move || command.status().is_ok_and(|status| status.success())
+                    };
+                    let all: Vec<_> = (0..threads).map(|_| scope.spawn(run())).collect();
+                    succeed(all.into_iter().all(|thread| thread.join().unwrap_or(false)))
+                })
+            })
+        }
+        ("coracle-exec", [root]) => {
+            let mut sleep = container("/bin/sleep", Path::new(root));
+            let child = sleep.arg("1000000").spawn()?;
+            let mut command = quiet(namespaces::Command::new("/bin/true"));
+            Box::new(move || succeed(child.exec(&mut command)?.wait()?.success()))
+        }
+        ("program", [program, args @ ..]) => {
+            let mut command = Command::new(program);
+            command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+            Box::new(move || succeed(command.status()?.success()))
+        }
+        _ => return Err("not a contender".into()),
+    };
+    for line in std::io::stdin().lines() {
+        let count: u32 = line?.parse()?;
+        let start = Instant::now();
+        for _ in 0..count {
+            task()?;
+        }
+        println!("{}", start.elapsed().as_nanos());
+    }
+    Ok(())
+}
+
+fn succeed(success: bool) -> Result<()> {
+    if success { Ok(()) } else { Err("the program failed".into()) }
+}
+
+/// Our side.
+struct Contender {
+    name: String,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    child: std::process::Child,
+    times: Vec<f64>,
+}
+
+impl Contender {
+    fn start(name: &str, command: &mut Command) -> Result<Self> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let stdin = child.stdin.take().ok_or("no pipe")?;
+        let stdout = BufReader::new(child.stdout.take().ok_or("no pipe")?);
+        Ok(Self { name: name.into(), stdin, stdout, child, times: Vec::new() })
+    }
+
+    fn of_ourselves(name: &str, args: &[&str]) -> Result<Self> {
+        Self::start(name, Command::new(std::env::current_exe()?).arg("serve").args(args))
+    }
+
+    /// In a mount namespace without cgroup v2, whose presence beside v1 crun refuses.
+    fn without_unified(name: &str, args: &[&str]) -> Result<Self> {
+        let script = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$0\" serve \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script]).arg(std::env::current_exe()?).args(args);
+        Self::start(name, &mut command)
+    }
+
+    /// Microseconds for each of `count` times.
+    fn ask(&mut self, count: u32) -> Result<f64> {
+        writeln!(self.stdin, "{count}")?;
+        let mut line = String::new();
+        self.stdout.read_line(&mut line)?;
+        let nanoseconds: f64 = line.trim().parse().map_err(|_| format!("{} gave up", self.name))?;
+        Ok(nanoseconds / 1000.0 / f64::from(count))
+    }
+
+    fn median(&self) -> f64 {
+        let mut times = self.times.clone();
+        times.sort_by(f64::total_cmp);
+        times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    fn minimum(&self) -> f64 {
+        self.times.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+}
+
+impl Drop for Contender {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Asks each in turn, `rounds` times after a few to warm up; in random order, as the kernel takes apart what one
+/// leaves behind while the next is at it, and with a pause for the same reason.
+fn interleave(contenders: &mut [Contender], rounds: usize) -> Result<()> {
+    let mut order: Vec<usize> = (0..contenders.len()).collect();
+    for round in 0..rounds + 5 {
+        order.sort_by_cached_key(|_| RandomState::new().hash_one(()));
+        for &i in &order {
+            std::thread::sleep(Duration::from_millis(10));
+            let time = contenders[i].ask(1)?;
+            if round >= 5 {
+                contenders[i].times.push(time);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn table(title: &str, contenders: &[Contender], base: usize) {
+    println!("\n{title}\n");
+    println!("| | median | minimum | ratio of medians | of minima |\n|---|--:|--:|--:|--:|");
+    for contender in contenders {
+        let milliseconds = |us: f64| format!("{:.2} ms", us / 1000.0);
+        println!(
+            "| {} | {} | {} | {:.2} | {:.2} |",
+            contender.name,
+            milliseconds(contender.median()),
+            milliseconds(contender.minimum()),
+            contender.median() / contenders[base].median(),
+            contender.minimum() / contenders[base].minimum(),
+        );
+    }
+}
+
+fn compare(rounds: usize) -> Result<()> {
+    let fixture = Fixture::new()?;
+    let root = fixture.root().display().to_string();
+    let bare = fixture.path().join("bare").display().to_string();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/bare.c");
+    succeed(Command::new("cc").args(["-O2", "-o", &bare, source]).status()?.success())?;
+    let bundle = fixture.path().join("bundle");
+    fs::create_dir(&bundle)?;
+    fs::write(bundle.join("config.json"), config(&root, &["/bin/true"]))?;
+    let bundle = bundle.display().to_string();
+    let id = format!("coracle-peers-{}", std::process::id());
+
+    // The filter is taken from one that runs.
+    let mut model = container("/bin/sleep", Path::new(&root));
+    let model = model.arg("1000000").host_users().spawn()?;
+    let model_pid = model.id().to_string();
+
+    println!("{rounds} rounds, load {}", fs::read_to_string("/proc/loadavg")?.trim());
+
+    let mut all = vec![
+        Contender::start("bare C", Command::new(&bare).args([&root, "-", &model_pid]))?,
+        Contender::of_ourselves("coracle, host's users", &["coracle", &root, "host", "0"])?,
+        Contender::of_ourselves("coracle", &["coracle", &root, "own", "0"])?,
+        Contender::of_ourselves("coracle in a host of 8 GiB", &["coracle", &root, "own", "8"])?,
+        Contender::of_ourselves("bubblewrap", &[&["program"], &bwrap(&root)[..]].concat())?,
+        Contender::without_unified("crun", &["program", "crun", "run", "-b", &bundle, &id])?,
+        Contender::of_ourselves("runc", &["program", "runc", "run", "-b", &bundle, &id])?,
+    ];
+    interleave(&mut all, rounds)?;
+    table("Start to end of /bin/true in a container", &all, 0);
+    drop(all);
+
+    let mut threads = vec![
+        Contender::of_ourselves("1 thread", &["coracle-threads", &root, "1"])?,
+        Contender::of_ourselves("8 threads at once", &["coracle-threads", &root, "8"])?,
+    ];
+    interleave(&mut threads, rounds)?;
+    for (contender, count) in threads.iter_mut().zip([1.0, 8.0]) {
+        contender.times.iter_mut().for_each(|time| *time /= count);
+    }
+    table("The same from threads, for each container", &threads, 0);
+    drop(threads);
+
+    exec(&fixture, rounds)?;
+    alive(&root)
+}
+
+fn exec(fixture: &Fixture, rounds: usize) -> Result<()> {
+    let root = fixture.root().display().to_string();
+    let bundle = fixture.path().join("sleeper");
+    fs::create_dir(&bundle)?;
+    fs::write(bundle.join("config.json"), config(&root, &["/bin/sleep", "1000000"]))?;
+    let bundle = bundle.display().to_string();
+    let id = format!("coracle-sleeper-{}", std::process::id());
+    let state = fixture.path().join("state").display().to_string();
+    let runtime = |program: &str, args: &[&str]| {
+        let mut command = Command::new("unshare");
+        let script = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$0\" --root \"$@\"";
+        command.args(["--mount", "sh", "-c", script, program]);
+        command.arg(format!("{state}-{program}")).args(args).arg(format!("{id}-{program}"));
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    };
+    for program in ["crun", "runc"] {
+        succeed(runtime(program, &["run", "-d", "-b", &bundle]).status()?.success())?;
+    }
+    let (crun, runc) = (format!("{state}-crun"), format!("{state}-runc"));
+    let (crun_id, runc_id) = (format!("{id}-crun"), format!("{id}-runc"));
+    let measured = (|| {
+        let mut all = vec![
+            Contender::of_ourselves("coracle", &["coracle-exec", &root])?,
+            Contender::without_unified(
+                "crun",
+                &["program", "crun", "--root", &crun, "exec", &crun_id, "/bin/true"],
+            )?,
+            Contender::without_unified(
+                "runc",
+                &["program", "runc", "--root", &runc, "exec", &runc_id, "/bin/true"],
+            )?,
+        ];
+        interleave(&mut all, rounds)?;
+        table("Start to end of /bin/true in a running container", &all, 0);
+        Ok(())
+    })();
+    for program in ["crun", "runc"] {
+        runtime(program, &["delete", "--force"]).status()?;
+    }
+    measured
+}
+
+/// Many at once, and what is left of them.
+fn alive(root: &str) -> Result<()> {
+    const COUNT: usize = 1000;
+    let mut command = container("/bin/sleep", Path::new(root));
+    command.arg("1000000");
+    let before = fs::read_dir("/proc/self/fd")?.count();
+    let start = Instant::now();
+    let children = (0..COUNT).map(|_| command.spawn()).collect::<coracle::Result<Vec<_>>>()?;
+    let started = start.elapsed();
+    let open = fs::read_dir("/proc/self/fd")?.count();
+    let start = Instant::now();
+    drop(children);
+    let each = |time: Duration| time.as_secs_f64() * 1000.0 / COUNT as f64;
+    println!(
+        "\n{COUNT} alive at once: {:.2} ms to start and {:.2} ms to end each; {} file descriptors, {} of them left",
+        each(started),
+        each(start.elapsed()),
+        open - before,
+        fs::read_dir("/proc/self/fd")?.count() - before,
+    );
+    Ok(())
+}
+
+fn bwrap(root: &str) -> Vec<&str> {
+    let mut args = vec!["bwrap", "--bind", root, "/"];
+    args.extend([
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+    ]);
+    args.extend(["--proc", "/proc", "--dev", "/dev", "--ro-bind", "/sys", "/sys"]);
+    args.extend(["--hostname", "container", "--new-session", "--cap-drop", "ALL", "/bin/true"]);
+    args
+}
+
+/// An OCI bundle with the same namespaces, mounts, limits and capabilities. It has no system call filter, which
+/// would only cost crun and runc more time.
+fn config(root: &str, args: &[&str]) -> String {
+    let list = |items: &[&str]| {
+        items.iter().map(|item| format!("{item:?}")).collect::<Vec<_>>().join(", ")
+    };
+    let mount = |target: &str, kind: &str, options: &[&str]| {
+        format!(
+            r#"{{"destination": "{target}", "type": "{kind}", "source": "{kind}", "options": [{}]}}"#,
+            list(options)
+        )
+    };
+    let mounts = [
+        mount("/proc", "proc", &[]),
+        mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+    ]
+    .join(", ");
+    let capabilities = list(&[
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_FOWNER",
+        "CAP_FSETID",
+        "CAP_KILL",
+        "CAP_SETGID",
+        "CAP_SETUID",
+        "CAP_SETPCAP",
+        "CAP_NET_BIND_SERVICE",
+        "CAP_SYS_CHROOT",
+        "CAP_SETFCAP",
+    ]);
+    let masked = list(&[
+        "/proc/acpi",
+        "/proc/asound",
+        "/proc/interrupts",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/sched_debug",
+        "/proc/scsi",
+        "/proc/timer_list",
+        "/proc/timer_stats",
+        "/sys/firmware",
+    ]);
+    let read_only =
+        list(&["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]);
+    let namespaces = ["pid", "network", "ipc", "uts", "mount", "cgroup"]
+        .map(|kind| format!(r#"{{"type": "{kind}"}}"#))
+        .join(", ");
+    format!(
+        r#"{{
+  "ociVersion": "1.0.2",
+  "process": {{
+    "terminal": false, "user": {{"uid": 0, "gid": 0}}, "cwd": "/", "args": [{}],
+    "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"],
+    "capabilities": {{"bounding": [{capabilities}], "effective": [{capabilities}], "permitted": [{capabilities}]}},
+    "noNewPrivileges": true
+  }},
+  "root": {{"path": "{root}", "readonly": false}},
+  "hostname": "container",
+  "mounts": [{mounts}],
+  "linux": {{
+    "namespaces": [{namespaces}],
+    "resources": {{
+      "memory": {{"limit": 67108864, "swap": 67108864}}, "pids": {{"limit": 64}},
+      "cpu": {{"quota": 150000, "period": 100000}}
+    }},
+    "maskedPaths": [{masked}],
+    "readonlyPaths": [{read_only}]
+  }}
+}}"#,
+        list(args)
+    )
+}

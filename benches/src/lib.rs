@@ -1,0 +1,62 @@
+//! What the benches and `peers` share: a small root file system and the container they start in it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use coracle::MIB;
+use coracle::cgroups::Limits;
+use coracle::namespaces::{Command, Root, Stdio};
+use tempfile::TempDir;
+
+/// A root file system of one static program, busybox, with `/bin/true`, `/bin/sleep` and `/bin/sh` as its names.
+#[derive(Debug)]
+pub struct Fixture {
+    dir: TempDir,
+}
+
+impl Fixture {
+    /// Makes it in the directory for temporary files. Needs the package busybox-static.
+    pub fn new() -> io::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("coracle-benches-").tempdir()?;
+        let root = dir.path().join("root");
+        for name in ["bin", "dev", "etc", "proc", "sys", "tmp", "root"] {
+            fs::create_dir_all(root.join(name))?;
+        }
+        fs::copy("/bin/busybox", root.join("bin/busybox"))?;
+        for name in ["true", "sleep", "sh"] {
+            symlink("busybox", root.join("bin").join(name))?;
+        }
+        fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
+        Ok(Self { dir })
+    }
+
+    /// The read-only directory.
+    pub fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    /// A place for whatever else a measurement needs, removed with the fixture.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// The limits that every contender sets.
+pub fn limits() -> Limits {
+    Limits::new().memory(64 * MIB).pids(64).cpus(1.5)
+}
+
+/// `program` in a container with all defaults and with limits.
+pub fn container(program: &str, root: impl Into<Root>) -> Command {
+    let mut command = Command::new(program);
+    command.rootfs(root).limits(limits());
+    quiet(command)
+}
+
+/// `command` without standard streams.
+pub fn quiet(mut command: Command) -> Command {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
