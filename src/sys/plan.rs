@@ -195,10 +195,12 @@ pub(crate) enum Step {
         name: CString,
         target: CString,
     },
-    /// Covers a path: a directory by an empty read-only tmpfs, anything else by `null`.
+    /// Covers a path: a directory by an empty read-only tmpfs, which the first such step leaves in `empty`
+    /// for the others, anything else by `null`.
     Mask {
         target: Target,
         null: Option<Slot>,
+        empty: Slot,
     },
     ReadOnlyPath {
         target: Target,

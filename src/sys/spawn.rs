@@ -95,12 +95,19 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
         return Err(Failed { at: At::Start, call: "plan", errno: libc::E2BIG, killed: None });
     }
     let plan = &*plan;
-    let (stack, inner_stack) = (Stack::new(), Stack::new());
-    let stack = stack.map_err(|e| before("mmap(stack)", &e))?;
-    let inner_stack = inner_stack.map_err(|e| before("mmap(stack)", &e))?;
-    let report = SharedReport::new().map_err(|e| before("mmap(report)", &e))?;
+    let new_stack = || Stack::new().map_err(|e| before("mmap(stack)", &e));
+    let stack = new_stack()?;
+    let inner_stack = if plan.join.is_empty() { None } else { Some(new_stack()?) };
+    let (own, shared);
+    let report: &Report = if plan.copy || plan.join_copy {
+        shared = SharedReport::new().map_err(|e| before("mmap(report)", &e))?;
+        &shared
+    } else {
+        own = Report::default();
+        &own
+    };
     report.pidfd.store(-1, Ordering::Relaxed);
-    let cx = Context { plan, report: &report, inner_stack: &inner_stack };
+    let cx = Context { plan, report, inner_stack: inner_stack.as_ref().unwrap_or(&stack) };
     let arg = (&raw const cx).cast_mut().cast();
 
     let signals = SignalsBlocked::new();
@@ -136,7 +143,7 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
     let listener = match &pidfd {
         Some(pidfd) => {
             let listens = plan.steps.iter().any(Step::makes_listener);
-            wait_for_exec(&report, &reader, pidfd, listens)
+            wait_for_exec(report, &reader, pidfd, listens)
         }
         None => Ok(None),
     };

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Builder;
+use super::device_nodes::{self, Node};
 use super::environment::{absolute, c_path, c_string, os};
 use nix::fcntl::AT_FDCWD;
 
@@ -359,15 +360,36 @@ impl Builder<'_> {
     fn dev(&mut self) -> Result<()> {
         let mut tmpfs = Mount::tmpfs("/dev").mode(0o755).size(64 << 10).no_exec();
         tmpfs.no_dev = false;
-        let dev = self.fresh(&tmpfs, true)?;
+        let devices: Vec<Device> =
+            Device::defaults().chain(self.command.devices.iter().cloned()).collect();
+        let nodes = devices.iter().map(|device| self.node(device)).collect::<Result<Vec<_>>>()?;
+        let with_nodes = self.dev_with_nodes(&tmpfs, nodes.iter().flatten())?;
+        let dev = match with_nodes {
+            Some(dev) => dev,
+            None => self.fresh(&tmpfs, true)?,
+        };
         for (name, target) in DEV_LINKS {
             let (name, target) = (c_string("link", name)?, c_string("link", target)?);
             self.steps.push(Step::Symlink { dir: dev, name, target });
         }
-        let devices: Vec<Device> =
-            Device::defaults().chain(self.command.devices.iter().cloned()).collect();
-        for device in devices {
-            self.device(dev, &device)?;
+        for (device, node) in devices.iter().zip(nodes) {
+            match node {
+                Some(node) if with_nodes.is_none() && self.users.is_none() => {
+                    self.steps.push(Step::Node {
+                        dir: dev,
+                        name: node.name,
+                        mode: node.mode,
+                        device: node.device,
+                    });
+                }
+                Some(_) if with_nodes.is_some() => {}
+                _ => self.device(device)?,
+            }
+        }
+        if self.places.null.is_none() {
+            let out = self.fds.empty();
+            self.steps.push(Step::Open { dir: dev, name: c"null".into(), out });
+            self.places.null = Some(out);
         }
         for (mount, mode) in [
             (Mount::devpts("/dev/pts"), 0o755),
@@ -400,32 +422,45 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn device(&mut self, dev: Slot, device: &Device) -> Result<()> {
+    /// The device as a node directly in `/dev`, where such can be made at all.
+    fn node(&self, device: &Device) -> Result<Option<Node>> {
         let what = || format!("add the device {}", device.source.display());
         let found = fs::metadata(&device.source).context(what)?;
         let file_type = found.file_type();
         if !file_type.is_char_device() && !file_type.is_block_device() {
             return Err(Error::invalid(format!("{}: it is no device", what())));
         }
-        let in_dev = device.target.parent() == Some(Path::new("/dev"));
-        let name = device.target.file_name().unwrap_or_default();
-        let is_null = device.target == Path::new("/dev/null");
-        if self.users.is_none() && in_dev && self.may_make_nodes {
-            let name = c_string("device", name)?;
-            let mode = found.mode();
-            self.steps.push(Step::Node {
-                dir: dev,
-                name: name.clone(),
-                mode,
-                device: found.rdev(),
-            });
-            if is_null {
-                let out = self.fds.empty();
-                self.steps.push(Step::Open { dir: dev, name, out });
-                self.places.null = Some(out);
-            }
-            return Ok(());
+        if device.target.parent() != Some(Path::new("/dev")) || !self.may_make_nodes {
+            return Ok(None);
         }
+        let name = c_string("device", device.target.file_name().unwrap_or_default())?;
+        Ok(Some(Node { name, mode: found.mode(), device: found.rdev() }))
+    }
+
+    /// Attaches a `/dev` with `nodes`, if the host has to make them and can.
+    fn dev_with_nodes<'n>(
+        &mut self,
+        tmpfs: &Mount,
+        nodes: impl Iterator<Item = &'n Node>,
+    ) -> Result<Option<Slot>> {
+        let Some(users) = self.users.as_ref().filter(|_| self.privileged && self.may_make_nodes)
+        else {
+            return Ok(None);
+        };
+        let described = self.describe_filesystem("tmpfs", tmpfs)?;
+        let attributes = MountAttr::from_bits_truncate(described.attributes);
+        let Some(tree) = device_nodes::make(users, &described.options, attributes, nodes) else {
+            return Ok(None);
+        };
+        let dev = self.fds.own(tree);
+        let target = self.target(&tmpfs.target, Kind::Directory, true)?;
+        self.steps.push(Step::Attach { mount: dev, target });
+        Ok(Some(dev))
+    }
+
+    /// Binds a device of the host's.
+    fn device(&mut self, device: &Device) -> Result<()> {
+        let is_null = device.target == Path::new("/dev/null");
         // The host's tree has to be opened before the pivot.
         let tree = if self.privileged {
             self.tree(&device.source, false, None)?
@@ -487,9 +522,10 @@ impl Builder<'_> {
     fn cover(&mut self) -> Result<()> {
         let masked = self.command.masked.as_deref().unwrap_or(masked_paths());
         let read_only = self.command.read_only.as_deref().unwrap_or(read_only_paths());
+        let empty = self.fds.empty();
         for path in masked {
             let target = self.target(path, Kind::File, true)?;
-            self.steps.push(Step::Mask { target, null: self.places.null });
+            self.steps.push(Step::Mask { target, null: self.places.null, empty });
         }
         for path in read_only {
             let target = self.target(path, Kind::File, true)?;

@@ -2,6 +2,7 @@
 //! parent, and ends in a plan that the child only executes.
 
 mod credentials;
+mod device_nodes;
 mod environment;
 mod explain;
 mod filesystem;

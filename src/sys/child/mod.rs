@@ -234,7 +234,9 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
         Step::Node { dir, name, mode, device } => mounts::node(fds.get(*dir), name, *mode, *device),
         Step::Directory { dir, name, mode } => mounts::directory(fds.get(*dir), name, *mode),
         Step::Symlink { dir, name, target } => mounts::symlink(fds.get(*dir), name, target),
-        Step::Mask { target, null } => mounts::mask(target, null.map(|n| fds.get(n))),
+        Step::Mask { target, null, empty } => {
+            mounts::mask(fds, target, null.map(|n| fds.get(n)), *empty)
+        }
         Step::ReadOnlyPath { target } => mounts::read_only_path(target),
         Step::HostName { name } => {
             // SAFETY: the kernel reads `len` bytes of the name.

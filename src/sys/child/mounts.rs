@@ -299,21 +299,21 @@ pub(super) fn symlink(dir: i32, name: &CStr, target: &CStr) -> Done {
     unsafe { sys!(SYS_symlinkat, target.as_ptr(), dir, name.as_ptr()) }.named("symlinkat").map(drop)
 }
 
-pub(super) fn mask(target: &Target, null: Option<i32>) -> Done {
+pub(super) fn mask(fds: &Fds, target: &Target, null: Option<i32>, empty: Slot) -> Done {
     let at = match open_existing(target) {
         Ok(at) => at,
         Err(Failure { errno: libc::ENOENT | libc::ENOTDIR, .. }) => return Ok(()),
         Err(failure) => return Err(failure),
     };
-    let covered = cover(at, null);
+    let covered = cover(fds, at, null, empty);
     close(at);
     covered
 }
 
-fn cover(at: i32, null: Option<i32>) -> Done {
+fn cover(fds: &Fds, at: i32, null: Option<i32>, empty: Slot) -> Done {
     let found = stat(at, c"").named("statx")?;
     let tree = if u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFDIR {
-        match empty_directory() {
+        match empty_directory(fds, empty) {
             Err(Failure { errno: libc::ENOSYS, .. }) => {
                 return with_cwd(at, || {
                     // SAFETY: C strings.
@@ -340,11 +340,26 @@ fn cover(at: i32, null: Option<i32>) -> Done {
         }
     };
     let moved = move_mount(tree, at);
-    close(tree);
+    if tree != fds.get(empty) {
+        close(tree);
+    }
     moved
 }
 
-fn empty_directory() -> Done<i32> {
+/// A mount of the one empty file system: each new one would cost the kernel far more than a copy. The first is
+/// the original, not a copy, since a mount that was never attached is as dear to take apart as an attached one.
+fn empty_directory(fds: &Fds, empty: Slot) -> Done<i32> {
+    match fds.get(empty) {
+        -1 => {
+            let made = empty_file_system()?;
+            fds.set(empty, made);
+            Ok(made)
+        }
+        made => open_tree(made, c"", false),
+    }
+}
+
+fn empty_file_system() -> Done<i32> {
     // SAFETY: a C string; 1 is FSOPEN_CLOEXEC.
     let context = unsafe { sys!(SYS_fsopen, c"tmpfs".as_ptr(), 1) }.named("fsopen")? as i32;
     // SAFETY: C strings; null pointers, as the command wants; no pointer.
