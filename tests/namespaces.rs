@@ -300,6 +300,22 @@ fn default_devices_work_and_added_ones_appear() {
 }
 
 #[test]
+fn dev_belongs_to_the_containers_root() {
+    require!(common::root());
+    require!(common::user_namespaces());
+    // Which maps the ids of a tmpfs.
+    require!(common::kernel(6, 3));
+    let script = "umask 077; : > /dev/log; stat -c '%n %u:%g %a' /dev /dev/null /dev/log /dev/shm; mknod /dev/x c 1 3 || echo no";
+    for command in [&mut sh(script), sh(script).host_users()] {
+        let said = says(command.isolated().stderr(Stdio::null()));
+        assert_eq!(
+            said,
+            "/dev 0:0 755\n/dev/null 0:0 666\n/dev/log 0:0 600\n/dev/shm 0:0 1777\nno"
+        );
+    }
+}
+
+#[test]
 fn limits_of_the_process_are_set() {
     let said = says(
         sh("ulimit -n; ulimit -Hn; umask; nice; cat /proc/self/oom_score_adj; cut -d' ' -f41 /proc/self/stat; ionice 2>/dev/null || echo 'idle'")
