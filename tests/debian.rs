@@ -28,7 +28,7 @@ fn changes(rootfs: &Rootfs) -> Vec<String> {
 
 #[test]
 fn python_writes_a_file_and_the_change_list_names_just_that() {
-    require!(common::overlay());
+    require!(common::stacks_in_memory());
     let debian = require!(common::debian_rootfs());
     let dir = setup("debian-python");
     dir.file("app/srv/data", "from the app layer");
@@ -45,7 +45,7 @@ fn python_writes_a_file_and_the_change_list_names_just_that() {
 
 #[test]
 fn apt_get_installs_a_package_with_its_scripts_and_owners() {
-    require!(common::overlay());
+    require!(common::stacks_in_memory());
     let debian = require!(common::debian_rootfs());
     require!(common::program("dpkg-deb"));
     let dir = setup("debian-apt");
@@ -88,7 +88,7 @@ fn apt_get_installs_a_package_with_its_scripts_and_owners() {
 
 #[test]
 fn everyday_work_of_root_and_users_goes_through() {
-    require!(common::overlay());
+    require!(common::stacks_in_memory());
     let debian = require!(common::debian_rootfs());
     let rootfs = Rootfs::stack([&debian]).ephemeral().expect("stack");
     let said = ok(&run(
@@ -109,7 +109,7 @@ fn everyday_work_of_root_and_users_goes_through() {
 
 #[test]
 fn a_link_in_the_way_of_proc_is_refused_and_the_host_untouched() {
-    require!(common::overlay());
+    require!(common::stacks_in_memory());
     let debian = require!(common::debian_rootfs());
     let dir = setup("debian-proc-link");
     fs::create_dir_all(dir.path().join("evil")).expect("mkdir");

@@ -19,21 +19,7 @@ use coracle::ErrorKind;
 use coracle::layers::Rootfs;
 use nix::unistd::{Gid, Uid, geteuid, setfsgid, setfsuid};
 
-use common::{Missing, audit, require, setup};
-
-/// This machine has all that stacks are made of.
-fn stacks() -> Result<(), Missing> {
-    common::overlay()?;
-    let calls = ["fsopen", "fsconfig", "fsmount", "open_tree", "move_mount"];
-    common::system_calls(&calls)?;
-    if geteuid().is_root() { common::system_calls(&["mount_setattr"]) } else { Ok(()) }
-}
-
-/// The kernel keeps an ordinary user's changes in memory.
-fn ephemeral_stacks() -> Result<(), Missing> {
-    stacks()?;
-    if geteuid().is_root() { Ok(()) } else { common::kernel(6, 6) }
-}
+use common::{audit, require, setup};
 
 /// The root directory of a stack as a path of this process.
 fn root(rootfs: &Rootfs) -> PathBuf {
@@ -66,7 +52,7 @@ fn open_to_all(path: &Path) {
 
 #[test]
 fn later_layers_cover_earlier_ones_and_writes_go_to_the_scratch_directory_alone() {
-    require!(stacks());
+    require!(common::stacks());
     let dir = setup("layers-order");
     dir.file("base/both", "base");
     dir.file("base/etc/one", "1");
@@ -101,7 +87,7 @@ fn later_layers_cover_earlier_ones_and_writes_go_to_the_scratch_directory_alone(
 
 #[test]
 fn files_have_plain_ids_on_disk_and_unprivileged_ones_in_the_stack() {
-    require!(stacks());
+    require!(common::stacks());
     let dir = setup("layers-ids");
     dir.file("base/file", "x");
     let mine = fs::metadata(dir.join("base/file")).unwrap().uid();
@@ -121,7 +107,7 @@ fn files_have_plain_ids_on_disk_and_unprivileged_ones_in_the_stack() {
 #[test]
 fn with_the_hosts_ids_nothing_is_mapped() {
     require!(common::root());
-    require!(stacks());
+    require!(common::stacks());
     let dir = setup("layers-host-ids");
     dir.file("base/file", "x");
     let rootfs = Rootfs::stack([dir.join("base")]).host_ids().writable(dir.join("scratch"));
@@ -134,7 +120,7 @@ fn with_the_hosts_ids_nothing_is_mapped() {
 
 #[test]
 fn a_read_only_stack_cannot_be_written() {
-    require!(stacks());
+    require!(common::stacks());
     let dir = setup("layers-read-only");
     dir.file("base/file", "x");
     dir.file("app/other", "x");
@@ -157,7 +143,7 @@ fn a_read_only_stack_cannot_be_written() {
 
 #[test]
 fn an_ephemeral_stack_keeps_its_changes_in_memory() {
-    require!(ephemeral_stacks());
+    require!(common::stacks_in_memory());
     let dir = setup("layers-ephemeral");
     dir.file("base/etc/file", "x");
     let rootfs = Rootfs::stack([dir.join("base")]).ephemeral().unwrap();
@@ -174,10 +160,10 @@ fn an_ephemeral_stack_keeps_its_changes_in_memory() {
 
 #[test]
 fn what_the_kernel_cannot_keep_in_memory_is_refused() {
-    require!(stacks());
+    require!(common::stacks());
     let dir = setup("layers-no-memory");
     dir.dir("base");
-    match (ephemeral_stacks(), Rootfs::stack([dir.join("base")]).ephemeral()) {
+    match (common::stacks_in_memory(), Rootfs::stack([dir.join("base")]).ephemeral()) {
         (Ok(()), made) => drop(made.unwrap()),
         (Err(_), made) => {
             let err = made.unwrap_err();
@@ -190,7 +176,7 @@ fn what_the_kernel_cannot_keep_in_memory_is_refused() {
 #[test]
 fn nothing_is_left_of_a_stack() {
     common::alone(|| {
-        require!(ephemeral_stacks());
+        require!(common::stacks_in_memory());
         let dir = setup("layers-leak");
         dir.file("base/file", "x");
         dir.file("app/file", "x");
@@ -236,7 +222,7 @@ fn a_stack_that_comes_to_nothing_leaves_no_directory() {
 
 #[test]
 fn five_hundred_layers_with_long_names() {
-    require!(stacks());
+    require!(common::stacks());
     let dir = setup("layers-many");
     let name = |i: usize| format!("{}-{i}", "layer".repeat(40));
     for i in 0..=500 {
@@ -258,7 +244,7 @@ fn five_hundred_layers_with_long_names() {
 
 #[test]
 fn any_path_will_do() {
-    require!(stacks());
+    require!(common::stacks());
     let dir = setup("layers-names");
     let names: [&[u8]; 7] =
         [b"a:b", b"a,b", b"a\\b", b"a b", b"a\nb", b"a\xffb", b"lowerdir=x,upperdir=y"];
@@ -281,7 +267,7 @@ fn any_path_will_do() {
 #[test]
 fn the_directories_of_the_writable_layer_have_safe_modes() {
     common::alone(|| {
-        require!(ephemeral_stacks());
+        require!(common::stacks_in_memory());
         let dir = setup("layers-modes");
         dir.dir("base");
         let umask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o77));
@@ -298,7 +284,7 @@ fn the_directories_of_the_writable_layer_have_safe_modes() {
 
 #[test]
 fn bad_input_is_named_and_explained() {
-    require!(stacks());
+    require!(common::stacks());
     let dir = setup("layers-bad");
     let path = |name: &str| dir.join(name);
     for name in ["base/inner", "scratch/beside", "scratch/upper/inner", "linked"] {
@@ -350,7 +336,7 @@ fn bad_input_is_named_and_explained() {
 
 #[test]
 fn a_writable_directory_serves_one_stack_at_a_time() {
-    require!(stacks());
+    require!(common::stacks());
     let dir = setup("layers-busy");
     dir.dir("base");
     let stack = || Rootfs::stack([dir.join("base")]).writable(dir.join("scratch"));
@@ -365,7 +351,7 @@ fn a_writable_directory_serves_one_stack_at_a_time() {
 #[test]
 fn an_overlay_cannot_hold_the_changes_of_another() {
     require!(common::root());
-    require!(stacks());
+    require!(common::stacks());
     let dir = setup("layers-nested");
     dir.file("base/file", "x");
     for name in ["u", "w", "m"] {
@@ -397,7 +383,7 @@ fn an_overlay_cannot_hold_the_changes_of_another() {
 
 #[test]
 fn stacks_from_many_threads_do_not_disturb_each_other() {
-    require!(stacks());
+    require!(common::stacks());
     let dir = setup("layers-threads");
     dir.file("base/file", "x");
     thread::scope(|scope| {
@@ -417,7 +403,7 @@ fn stacks_from_many_threads_do_not_disturb_each_other() {
 
 #[test]
 fn changes_are_told_as_they_are() {
-    require!(stacks());
+    require!(common::stacks());
     require!(common::program("python3"));
     let dir = setup("layers-changes");
     let base = dir.dir("base");
@@ -514,7 +500,7 @@ fn set_attribute(path: &Path) {
 /// A container writes what it likes into its layer; the host reads it.
 #[test]
 fn a_hostile_layer_harms_nobody() {
-    require!(stacks());
+    require!(common::stacks());
     let dir = setup("layers-hostile");
     dir.file("victim/secret", "x");
     dir.file("base/dir/file", "x");
@@ -571,7 +557,7 @@ fn a_hostile_layer_harms_nobody() {
 
 #[test]
 fn a_command_runs_on_a_stack_and_what_it_did_is_told() {
-    require!(stacks());
+    require!(common::stacks());
     let debian = require!(common::debian_rootfs());
     let dir = setup("layers-command");
     dir.file("app/srv/app", "x");
@@ -601,13 +587,13 @@ fn a_command_runs_on_a_stack_and_what_it_did_is_told() {
 /// Directories of ids that an ordinary user has only in the user namespace, and may not look into himself.
 #[test]
 fn changes_are_seen_where_the_caller_may_not_look() {
-    require!(stacks());
+    require!(common::stacks());
     require!(common::subordinate_ids());
     let debian = require!(common::debian_rootfs());
     let dir = setup("layers-subordinate");
     let stack = || Rootfs::stack([&debian]);
     let mut all = vec![stack().writable(dir.join("scratch")).unwrap()];
-    if ephemeral_stacks().is_ok() {
+    if common::stacks_in_memory().is_ok() {
         all.push(stack().ephemeral().unwrap());
     }
     for rootfs in all {

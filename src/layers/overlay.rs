@@ -391,7 +391,7 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use super::*;
-    use crate::machine::{overlay, require, system_calls};
+    use crate::machine::{require, stacks};
 
     fn ids() -> Vec<Ids> {
         let namespace = UserNamespace::automatic().unwrap();
@@ -413,11 +413,7 @@ mod tests {
     /// Both ways, whichever this kernel would take, give the same for every kind of stack.
     #[test]
     fn old_and_new_ways_agree() {
-        require!(overlay());
-        require!(system_calls(&["fsopen", "fsconfig", "fsmount", "open_tree", "move_mount"]));
-        if geteuid().is_root() {
-            require!(system_calls(&["mount_setattr"]));
-        }
+        require!(stacks());
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let file = |layer: &str, name: &str| {

@@ -149,6 +149,20 @@ pub fn overlay() -> Result<(), Missing> {
     succeeds("overlay", &mut command)
 }
 
+/// All that stacks of directories are made of.
+pub fn stacks() -> Result<(), Missing> {
+    overlay()?;
+    system_calls(&["fsopen", "fsconfig", "fsmount", "open_tree", "move_mount"])?;
+    if root().is_ok() { system_calls(&["mount_setattr"]) } else { Ok(()) }
+}
+
+/// [`stacks`], with their changes in memory: an ordinary user's tmpfs keeps the overlay's marks only since
+/// Linux 6.6.
+pub fn stacks_in_memory() -> Result<(), Missing> {
+    stacks()?;
+    if root().is_ok() { Ok(()) } else { kernel(6, 6) }
+}
+
 /// The running kernel is at least `major.minor`.
 pub fn kernel(major: u32, minor: u32) -> Result<(), Missing> {
     let release =
