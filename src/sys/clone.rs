@@ -135,7 +135,8 @@ unsafe fn old_clone(args: CloneArgs, entry: Entry, arg: *mut c_void) -> Result<i
         return Err(Errno(libc::ENOSYS));
     }
     let top = (args.stack + args.stack_size) as *mut c_void;
-    let flags = (args.flags | args.exit_signal) as c_int;
+    // Takes no second pointer beside that of CLONE_PIDFD.
+    let flags = (args.flags & !(libc::CLONE_PARENT_SETTID as u64) | args.exit_signal) as c_int;
     // SAFETY: C and Rust agree on the representation of `fn(*mut c_void) -> !` and `-> c_int`, as one
     // never returns; stack and pidfd pointer are the caller's.
     unsafe {

@@ -406,4 +406,7 @@ pub(crate) struct Plan {
     pub(crate) copy: bool,
     /// The intermediate child enters a time namespace, which the kernel refuses to who shares memory.
     pub(crate) join_copy: bool,
+    /// Processes that are there already can signal the new one before it executes its program: see that it is
+    /// not stopped, which would stop the host.
+    pub(crate) watched: bool,
 }

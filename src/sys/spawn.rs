@@ -28,7 +28,8 @@ pub(crate) struct Failed<'a> {
     /// The system call.
     pub(crate) call: &'static str,
     pub(crate) errno: i32,
-    /// The signal that killed the process, before it could execute its program.
+    /// The signal that killed the process before it could execute its program; `SIGSTOP` if it had to be killed
+    /// because somebody had stopped it.
     pub(crate) killed: Option<i32>,
 }
 
@@ -110,9 +111,10 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
     let cx = Context { plan, report, inner_stack: inner_stack.as_ref().unwrap_or(&stack) };
     let arg = (&raw const cx).cast_mut().cast();
 
+    let mut stopped = false;
     let signals = SignalsBlocked::new();
     if plan.join.is_empty() {
-        let args = clone_args(plan, report.pidfd.as_ptr() as u64, sharing(plan));
+        let args = clone_args(plan, &report, sharing(plan));
         // SAFETY: the context, the report and the stack outlive the child's use of them: it shares memory
         // only until VFORK returns, or has a copy of its own. `inner` is written for it.
         match unsafe { clone::clone(args, &stack, inner, arg) } {
@@ -122,12 +124,28 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
             }
         }
     } else {
-        let shared = if plan.join_copy { 0 } else { libc::CLONE_VM | libc::CLONE_VFORK };
-        // The pidfd of the second child is to appear in the host's table.
-        let args = CloneArgs { flags: (shared | libc::CLONE_FILES) as u64, ..CloneArgs::default() };
+        let shared = match (plan.join_copy, plan.watched) {
+            (true, _) => 0,
+            (false, true) => libc::CLONE_VM,
+            (false, false) => libc::CLONE_VM | libc::CLONE_VFORK,
+        };
+        let mut outer_pidfd = -1;
+        let args = CloneArgs {
+            // The pidfd of the second child is to appear in the host's table.
+            flags: (shared | libc::CLONE_FILES | libc::CLONE_PIDFD) as u64,
+            pidfd: &raw mut outer_pidfd as u64,
+            ..CloneArgs::default()
+        };
         // SAFETY: as above; `outer` ends before `reap` returns.
         match unsafe { clone::clone(args, &stack, outer, arg) } {
-            Ok(pid) => reap(pid),
+            Ok(pid) => {
+                // SAFETY: the kernel made this fd for us; nobody else knows it.
+                let outer_pidfd = unsafe { OwnedFd::from_raw_fd(outer_pidfd) };
+                if plan.watched {
+                    stopped = watch(&outer_pidfd, &report);
+                }
+                reap(pid);
+            }
             Err(Errno(errno)) => {
                 return Err(Failed { at: At::Clone, call: "clone3", errno, killed: None });
             }
@@ -136,10 +154,12 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
     drop(signals);
     drop(writer);
 
-    let pidfd = report.pidfd.load(Ordering::Acquire);
     let pid = report.pid.load(Ordering::Acquire);
-    // SAFETY: the kernel made this fd for us; nobody else knows it.
-    let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
+    let pidfd = report.pidfd.load(Ordering::Acquire);
+    // SAFETY: the kernel made this fd for us; nobody else knows it. A clone that fails late, as it does in an
+    // intermediate child that is being killed, leaves the number of an fd that it has given back: there is
+    // one only if there is a process.
+    let pidfd = (pid > 0 && pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
     let listener = match &pidfd {
         Some(pidfd) => {
             let listens = plan.steps.iter().any(Step::makes_listener);
@@ -151,7 +171,10 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
     let mut killed = None;
     if let (Phase::Running, Some(pidfd)) = (phase, pidfd) {
         match listener {
-            Ok(None) if has_not_executed(&pidfd) => killed = signal_of(&pidfd),
+            Ok(None) if has_not_executed(&pidfd) => {
+                killed =
+                    signal_of(&pidfd).map(|signal| if stopped { libc::SIGSTOP } else { signal });
+            }
             Ok(listener) => return Ok(Spawned { pid, pidfd, listener }),
             Err(err) => {
                 kill_and_reap(pid, &pidfd);
@@ -179,6 +202,33 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
         errno: if errno == 0 { libc::ESRCH } else { errno },
         killed,
     })
+}
+
+/// Waits until the intermediate child, and so the real one, no longer needs the host's memory. Whether the
+/// latter was killed because somebody stopped it: in a container that it has come into, any process with
+/// the right to signal it could hold up the host that way.
+fn watch(outer: &OwnedFd, report: &Report) -> bool {
+    let mut stopped = false;
+    while let Ok(false) = poll(outer, 50) {
+        let pid = report.pid.load(Ordering::Acquire);
+        if pid > 0 && stat(pid).is_some_and(|stat| stat.starts_with(['T', 't'])) {
+            stopped = true;
+            // SAFETY: takes no other pointer than null. The kernel stored both numbers, and the process
+            // has not been reaped.
+            let _ = unsafe {
+                let pidfd = report.pidfd.load(Ordering::Acquire);
+                sys!(SYS_pidfd_send_signal, pidfd, libc::SIGKILL, 0usize, 0)
+            };
+        }
+    }
+    stopped
+}
+
+/// `/proc/PID/stat` from its third field, the state, on.
+fn stat(pid: i32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field, the name in parentheses, may hold anything.
+    stat.rsplit_once(") ").map(|(_, rest)| rest.to_owned())
 }
 
 /// Whether a process that no longer holds the host's memory, or its end of a pipe, did so by its death.
@@ -244,9 +294,8 @@ fn wait_for_exec(
 /// Whether PF_FORKNOEXEC is gone from the flags, the ninth field of `/proc/PID/stat`.
 fn has_executed(pid: i32) -> bool {
     const FORKED_NOT_EXECUTED: u64 = 0x40;
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    // The second field, the name in parentheses, may hold anything.
-    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split(' ').nth(7));
+    let Some(stat) = stat(pid) else { return false };
+    let flags = stat.split(' ').nth(6);
     flags.and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|f| f & FORKED_NOT_EXECUTED == 0)
 }
 

@@ -38,6 +38,12 @@ pub(super) fn explain(command: &Command, builder: &Builder<'_>, failed: &Failed<
 
 /// The process met a signal on its way to the program.
 fn killed(signal: i32) -> Error {
+    if signal == libc::SIGSTOP {
+        return Error::new(ErrorKind::Os, "the process was stopped by somebody, so it was killed")
+            .with_hint(
+                "the container may be hostile: its processes may signal what is executed in it",
+            );
+    }
     let name = Signal::from_number(signal).map_or_else(|_| signal.to_string(), |s| s.to_string());
     let err = Error::new(ErrorKind::Os, format!("the process was killed by signal {name}"));
     match signal {

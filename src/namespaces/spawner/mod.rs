@@ -302,6 +302,16 @@ impl<'a> Builder<'a> {
         Ok(steps)
     }
 
+    /// Whether it comes into namespaces of processes that may signal it.
+    fn meets_others(&self) -> bool {
+        let joins = |kinds| self.command.join.iter().any(|(joined, _)| joined.contains(kinds));
+        let given_users =
+            matches!(self.command.users, Users::Namespace(_)) || joins(Namespaces::USER);
+        self.inside.is_some()
+            || joins(Namespaces::PID)
+            || given_users && !self.unshared.contains(Namespaces::PID)
+    }
+
     /// What is written to files of /proc/self, which belong to root while the dumpable flag is 0.
     ///
     /// Root writes them before it gives up its uid. Whoever is not root has the intermediate child do it,
@@ -314,6 +324,8 @@ impl<'a> Builder<'a> {
         if !clone_enters && (root || oom_score.is_none() && clocks.len() < 2) {
             // Lowering the score takes a capability that is lost in a user namespace, and another mount
             // namespace may have another /proc: who joins either does this before. The real child inherits it.
+            // Set in a process that shares memory, but not as after vfork, the score would be the host's too.
+            self.join_copy |= oom_score.is_some() && self.meets_others();
             let early = if self.join.is_empty() { &mut self.steps } else { &mut self.join };
             early.splice(0..0, oom_score.into_iter().chain(labels));
             self.steps.extend(clocks);
@@ -499,6 +511,7 @@ impl<'a> Builder<'a> {
             fds: std::mem::take(&mut self.fds),
             copy: self.copy,
             join_copy: self.join_copy,
+            watched: self.meets_others(),
         };
         let spawned = {
             // Changed credentials of a child that shares the host's memory clear the flag anyway.

@@ -117,11 +117,7 @@ pub(super) extern "C" fn outer(arg: *mut c_void) -> ! {
     // SAFETY: `spawn` passes a Context that it keeps alive until this child is gone.
     let cx = unsafe { &*arg.cast::<Context<'_>>() };
     if run_steps(cx, &cx.plan.join, Phase::Join) {
-        let args = clone_args(
-            cx.plan,
-            cx.report.pidfd.as_ptr() as u64,
-            libc::CLONE_PARENT as u64 | sharing(cx.plan),
-        );
+        let args = clone_args(cx.plan, cx.report, libc::CLONE_PARENT as u64 | sharing(cx.plan));
         // SAFETY: the report outlives both children, as does the inner stack; `inner` is written for it.
         match unsafe { clone::clone(args, cx.inner_stack, inner, arg) } {
             Ok(pid) => cx.report.pid.store(pid, Ordering::Release),
@@ -151,10 +147,12 @@ pub(super) fn sharing(plan: &Plan) -> u64 {
     if plan.copy { 0 } else { (libc::CLONE_VM | libc::CLONE_VFORK) as u64 }
 }
 
-pub(super) fn clone_args(plan: &Plan, pidfd: u64, flags: u64) -> CloneArgs {
+pub(super) fn clone_args(plan: &Plan, report: &Report, flags: u64) -> CloneArgs {
     let mut args = CloneArgs {
-        flags: plan.namespaces | libc::CLONE_PIDFD as u64 | flags,
-        pidfd,
+        // The kernel itself stores the pid, so that the host learns of a process whose maker was killed meanwhile.
+        flags: plan.namespaces | (libc::CLONE_PIDFD | libc::CLONE_PARENT_SETTID) as u64 | flags,
+        pidfd: report.pidfd.as_ptr() as u64,
+        parent_tid: report.pid.as_ptr() as u64,
         ..CloneArgs::default()
     };
     if let Some(cgroup) = plan.cgroup {
