@@ -23,7 +23,12 @@ pub fn source_tree() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from)
 }
 
+/// Whether this is the emulated machine of tests/vm, which is slow and small.
+pub fn emulated() -> bool {
+    std::env::var_os("CORACLE_TEST_EMULATED").is_some()
+}
+
 /// How often to do something that is done `many` times: a tenth of it on the emulated machine.
 pub fn rounds(many: usize) -> usize {
-    if std::env::var_os("CORACLE_TEST_EMULATED").is_some() { many.div_ceil(10) } else { many }
+    if emulated() { many.div_ceil(10) } else { many }
 }
