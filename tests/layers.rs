@@ -349,6 +349,23 @@ fn a_writable_directory_serves_one_stack_at_a_time() {
 }
 
 #[test]
+fn a_running_process_keeps_the_writable_directory() {
+    require!(common::stacks());
+    let debian = require!(common::debian_rootfs());
+    let dir = setup("layers-running");
+    let stack = || Rootfs::stack([&debian]).writable(dir.join("scratch"));
+    let rootfs = stack().unwrap();
+    let mut child =
+        coracle::namespaces::Command::new("sleep").arg("1000").rootfs(&rootfs).spawn().unwrap();
+    drop(rootfs);
+    assert_eq!(stack().unwrap_err().kind(), ErrorKind::Busy);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(child);
+    stack().unwrap();
+}
+
+#[test]
 fn an_overlay_cannot_hold_the_changes_of_another() {
     require!(common::root());
     require!(common::stacks());

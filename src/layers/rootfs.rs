@@ -116,8 +116,8 @@ impl Rootfs {
     }
 }
 
-/// To run a process on the stack: [`Command::rootfs`](crate::namespaces::Command::rootfs). The command keeps
-/// the stack alive.
+/// To run a process on the stack: [`Command::rootfs`](crate::namespaces::Command::rootfs). The command, and
+/// the [`Child`](crate::namespaces::Child) it spawns, are handles on the stack as well.
 impl From<&Rootfs> for Root {
     fn from(rootfs: &Rootfs) -> Self {
         let user_namespace = match &rootfs.0.ids {

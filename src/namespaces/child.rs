@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::exit_status::{Cause, ResourceUsage};
-use super::{Command, ExitStatus, Namespaces, Signal, Stdio, Terminal, UserNamespace};
+use super::{Command, ExitStatus, Namespaces, Root, Signal, Stdio, Terminal, UserNamespace};
 use crate::cgroups::Cgroup;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::sys;
@@ -62,6 +62,8 @@ pub(super) struct Process {
     /// The namespaces that are not the host's.
     pub(super) namespaces: Namespaces,
     pub(super) root: Option<Arc<OwnedFd>>,
+    /// Keeps what a stack writes to from being given to another while the process may write.
+    pub(super) _made_of: Root,
     pub(super) kill_on_drop: bool,
 }
 

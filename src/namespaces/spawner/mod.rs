@@ -567,6 +567,7 @@ impl<'a> Builder<'a> {
                 user_namespace: self.users,
                 namespaces,
                 root: self.image_root,
+                _made_of: self.command.root.clone(),
                 kill_on_drop: true,
             },
         };
