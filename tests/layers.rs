@@ -173,6 +173,27 @@ fn what_the_kernel_cannot_keep_in_memory_is_refused() {
     }
 }
 
+/// Of those that `tests/run` hides. The others have fallbacks, and all tests run without them.
+#[test]
+fn a_system_call_that_is_missing_is_named() {
+    require!(common::overlay());
+    let dir = setup("layers-missing-call");
+    dir.dir("base");
+    let calls: &[&str] =
+        if geteuid().is_root() { &["fsopen", "open_tree", "mount_setattr"] } else { &["fsopen"] };
+    let made = Rootfs::stack([dir.join("base")]).writable(dir.join("scratch"));
+    let missing: Vec<_> =
+        calls.iter().filter(|call| common::system_calls(&[call]).is_err()).collect();
+    if missing.is_empty() {
+        return drop(made.unwrap());
+    }
+    let err = made.unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Unsupported, "{err:?}");
+    assert!(err.hint().is_some_and(|hint| hint.contains("Linux 5.")), "{err:?}");
+    assert!(missing.iter().any(|call| format!("{err:?}").contains(*call)), "{err:?}");
+    assert!(!dir.join("scratch").exists());
+}
+
 #[test]
 fn nothing_is_left_of_a_stack() {
     common::alone(|| {

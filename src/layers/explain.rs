@@ -47,6 +47,12 @@ pub(super) fn check_overlap(lowers: &[Directory], top: &Top) -> Result<()> {
 
 /// Adds what may be the cause to a failure of the kernel's.
 pub(super) fn explain(err: Error, lowers: &[Directory], top: &Top, ids: &Ids) -> Error {
+    let refused = (err.raw_os_error() == Some(libc::EINVAL))
+        .then(|| refused_file_system(lowers, top))
+        .flatten();
+    if err.hint().is_some() && refused.is_none() {
+        return err;
+    }
     let (kind, hint) = match err.raw_os_error() {
         Some(libc::EPERM) if matches!(ids, Ids::Host) => (
             ErrorKind::PermissionDenied,
@@ -72,9 +78,8 @@ pub(super) fn explain(err: Error, lowers: &[Directory], top: &Top, ids: &Ids) ->
             ErrorKind::InvalidInput,
             "two of the directories are the same, or one contains another, by way of a bind mount".into(),
         ),
-        Some(libc::EINVAL) => match refused_file_system(lowers, top) {
+        Some(libc::EINVAL) => match refused {
             Some(hint) => (ErrorKind::InvalidInput, hint),
-            None if err.hint().is_some() => return err,
             None if matches!(ids, Ids::Mapped(_)) => (
                 ErrorKind::Unsupported,
                 "before Linux 5.19 the kernel stacks no layers whose ids it maps: `host_ids()` makes a stack \
