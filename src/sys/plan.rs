@@ -199,11 +199,14 @@ pub(crate) enum Step {
     /// for the others, anything else by `null`.
     Mask {
         target: Target,
-        null: Option<Slot>,
+        /// The mount that it lies in and its path there, where that is known: it cannot be swapped for another.
+        within: Option<(Slot, CString)>,
+        null: Slot,
         empty: Slot,
     },
     ReadOnlyPath {
         target: Target,
+        within: Option<(Slot, CString)>,
     },
     HostName {
         name: Vec<u8>,

@@ -24,3 +24,7 @@ mod common;
 mod image;
 mod joiner;
 mod paths;
+mod privileges;
+mod program;
+mod races;
+mod users;

@@ -63,6 +63,22 @@ fn cve_2025_31133_2025_62161_an_image_whose_dev_null_is_a_link() {
     image.canary.assert_untouched();
 }
 
+/// What masks is the host's null device even where the caller brings a `/dev` that an attacker had.
+#[test]
+fn cve_2025_31133_a_volume_as_dev_whose_null_is_a_link() {
+    require!(common::user_namespaces());
+    let image = Image::new("null-volume");
+    let dev = image.beside("dev");
+    fs::create_dir(&dev).unwrap();
+    symlink(image.host().join("etc/shadow"), dev.join("null")).unwrap();
+    for mut command in image.scripts("stat -c '%n %t:%T' /proc/keys /proc/timer_list") {
+        command.mount(Mount::bind(&dev, "/dev").host_ids());
+        let said = output(command.masked_paths(["/proc/keys", "/proc/timer_list"])).unwrap();
+        assert_eq!(said, "/proc/keys 1:3\n/proc/timer_list 1:3\n");
+    }
+    image.canary.assert_untouched();
+}
+
 #[test]
 fn cve_2025_52565_an_image_whose_console_and_terminals_are_links() {
     require!(common::user_namespaces());

@@ -104,7 +104,7 @@ fn describe(step: &Step) -> String {
             format!("make the link {} to {}", shown(name), shown(target))
         }
         Step::Mask { target, .. } => format!("mask {}", shown(&target.path)),
-        Step::ReadOnlyPath { target } => format!("make {} read-only", shown(&target.path)),
+        Step::ReadOnlyPath { target, .. } => format!("make {} read-only", shown(&target.path)),
         Step::HostName { name } => format!("set the host name {}", name.escape_ascii()),
         Step::DomainName { name } => format!("set the domain name {}", name.escape_ascii()),
         Step::Rlimit { soft, hard, name, .. } => format!("set {name} to {soft}:{hard}"),

@@ -41,6 +41,7 @@ type Opened = (Slot, Kind);
 #[derive(Debug, Default)]
 pub(super) struct Places {
     pub(super) proc: Option<Slot>,
+    sys: Option<Slot>,
     pub(super) pts: Option<Slot>,
     null: Option<Slot>,
     old_root: Option<Slot>,
@@ -318,6 +319,7 @@ impl Builder<'_> {
         self.steps.push(Step::Mount { fs, target: Some(target), out });
         match fstype.as_str() {
             "proc" => self.places.proc = Some(out),
+            "sysfs" if mount.target == Path::new("/sys") => self.places.sys = Some(out),
             "devpts" => self.places.pts = Some(out),
             _ => {}
         }
@@ -461,21 +463,24 @@ impl Builder<'_> {
     /// Binds a device of the host's.
     fn device(&mut self, device: &Device) -> Result<()> {
         let is_null = device.target == Path::new("/dev/null");
-        // The host's tree has to be opened before the pivot.
-        let tree = if self.privileged {
-            self.tree(&device.source, false, None)?
-        } else {
-            let out = self.fds.empty();
-            let source = c_path("device", &device.source)?;
-            self.before_pivot(Step::OpenTree { source, recursive: false, out });
-            out
-        };
+        let tree = self.device_tree(&device.source)?;
         let target = self.target(&device.target, Kind::File, true)?;
         self.steps.push(Step::Attach { mount: tree, target });
         if is_null {
             self.places.null = Some(tree);
         }
         Ok(())
+    }
+
+    /// A device node of the host's, opened before the change of roots.
+    fn device_tree(&mut self, device: &Path) -> Result<Slot> {
+        if self.privileged {
+            return self.tree(device, false, None);
+        }
+        let out = self.fds.empty();
+        let source = c_path("device", device)?;
+        self.before_pivot(Step::OpenTree { source, recursive: false, out });
+        Ok(out)
     }
 
     /// Puts a step in front of the change of roots, where paths are still the host's.
@@ -525,17 +530,37 @@ impl Builder<'_> {
         let empty = self.fds.empty();
         for path in masked {
             let target = self.target(path, Kind::File, true)?;
-            self.steps.push(Step::Mask { target, null: self.places.null, empty });
+            let within = self.within(path)?;
+            let null = match self.places.null {
+                Some(null) => null,
+                // The caller has a /dev of his own, which nothing is known of (CVE-2025-31133).
+                None => self.device_tree(Path::new("/dev/null"))?,
+            };
+            self.steps.push(Step::Mask { target, within, null, empty });
         }
         for path in read_only {
             let target = self.target(path, Kind::File, true)?;
-            self.steps.push(Step::ReadOnlyPath { target });
+            let within = self.within(path)?;
+            self.steps.push(Step::ReadOnlyPath { target, within });
         }
         if let (Some(peer), false) = (self.peer, self.replaced("/dev")) {
             let target = self.target(Path::new("/dev/console"), Kind::File, true)?;
             self.steps.push(Step::Bind { from: peer, target });
         }
         Ok(())
+    }
+
+    /// A path of /proc or /sys by way of the mount that was made there. By its name, who shares the root file system could
+    /// put an empty directory there for a moment, and nothing would be covered.
+    fn within(&self, path: &Path) -> Result<Option<(Slot, CString)>> {
+        for (top, mount) in [("/proc", self.places.proc), ("/sys", self.places.sys)] {
+            if let (Ok(rest), Some(mount)) = (path.strip_prefix(top), mount)
+                && rest != Path::new("")
+            {
+                return Ok(Some((mount, c_path("path", rest)?)));
+            }
+        }
+        Ok(None)
     }
 
     /// Fills the memory file system of `Command::isolated`.

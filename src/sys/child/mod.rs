@@ -232,10 +232,14 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
         Step::Node { dir, name, mode, device } => mounts::node(fds.get(*dir), name, *mode, *device),
         Step::Directory { dir, name, mode } => mounts::directory(fds.get(*dir), name, *mode),
         Step::Symlink { dir, name, target } => mounts::symlink(fds.get(*dir), name, target),
-        Step::Mask { target, null, empty } => {
-            mounts::mask(fds, target, null.map(|n| fds.get(n)), *empty)
+        Step::Mask { target, within, null, empty } => {
+            let within = within.as_ref().map(|(mount, path)| (fds.get(*mount), path.as_c_str()));
+            mounts::mask(fds, target, within, fds.get(*null), *empty)
         }
-        Step::ReadOnlyPath { target } => mounts::read_only_path(target),
+        Step::ReadOnlyPath { target, within } => {
+            let within = within.as_ref().map(|(mount, path)| (fds.get(*mount), path.as_c_str()));
+            mounts::read_only_path(target, within)
+        }
         Step::HostName { name } => {
             // SAFETY: the kernel reads `len` bytes of the name.
             unsafe { sys!(SYS_sethostname, name.as_ptr(), name.len()) }

@@ -299,8 +299,14 @@ pub(super) fn symlink(dir: i32, name: &CStr, target: &CStr) -> Done {
     unsafe { sys!(SYS_symlinkat, target.as_ptr(), dir, name.as_ptr()) }.named("symlinkat").map(drop)
 }
 
-pub(super) fn mask(fds: &Fds, target: &Target, null: Option<i32>, empty: Slot) -> Done {
-    let at = match open_existing(target) {
+pub(super) fn mask(
+    fds: &Fds,
+    target: &Target,
+    within: Option<(i32, &CStr)>,
+    null: i32,
+    empty: Slot,
+) -> Done {
+    let at = match open_existing(target, within) {
         Ok(at) => at,
         Err(Failure { errno: libc::ENOENT | libc::ENOTDIR, .. }) => return Ok(()),
         Err(failure) => return Err(failure),
@@ -310,7 +316,7 @@ pub(super) fn mask(fds: &Fds, target: &Target, null: Option<i32>, empty: Slot) -
     covered
 }
 
-fn cover(fds: &Fds, at: i32, null: Option<i32>, empty: Slot) -> Done {
+fn cover(fds: &Fds, at: i32, null: i32, empty: Slot) -> Done {
     let found = stat(at, c"").named("statx")?;
     let tree = if u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFDIR {
         match empty_directory(fds, empty) {
@@ -334,9 +340,10 @@ fn cover(fds: &Fds, at: i32, null: Option<i32>, empty: Slot) -> Done {
             other => other?,
         }
     } else {
-        match null {
-            Some(null) => open_tree(null, c"", false)?,
-            None => return fail("open_tree(/dev/null)", libc::ENOENT),
+        match open_tree(null, c"", false) {
+            // One that is nowhere attached cannot be copied, but itself be used.
+            Err(Failure { errno: libc::EINVAL, .. }) => return move_mount(null, at),
+            other => other?,
         }
     };
     let moved = move_mount(tree, at);
@@ -371,8 +378,8 @@ fn empty_file_system() -> Done<i32> {
     mounted.named("fsmount(tmpfs)").map(|fd| fd as i32)
 }
 
-pub(super) fn read_only_path(target: &Target) -> Done {
-    let at = match open_existing(target) {
+pub(super) fn read_only_path(target: &Target, within: Option<(i32, &CStr)>) -> Done {
+    let at = match open_existing(target, within) {
         Ok(at) => at,
         Err(Failure { errno: libc::ENOENT | libc::ENOTDIR, .. }) => return Ok(()),
         Err(failure) => return Err(failure),
@@ -459,9 +466,10 @@ pub(super) fn open_no_links(path: &CStr) -> Result<i32, Errno> {
 }
 
 /// Opens a path that the engine itself chose, with no symbolic link on the way.
-fn open_existing(target: &Target) -> Done<i32> {
+fn open_existing(target: &Target, within: Option<(i32, &CStr)>) -> Done<i32> {
     let resolve = RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS;
-    match openat2(&target.path, libc::O_PATH | libc::O_NOFOLLOW, resolve) {
+    let (dir, path) = within.unwrap_or((libc::AT_FDCWD, &target.path));
+    match openat2_from(dir, path, libc::O_PATH | libc::O_NOFOLLOW, resolve) {
         Err(Errno(libc::ENOSYS)) => walk(target, true, false),
         other => other.named("openat2(RESOLVE_NO_SYMLINKS)"),
     }
