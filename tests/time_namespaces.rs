@@ -19,7 +19,7 @@ fn time_namespaces() -> Result<(), common::Missing> {
     if !fs::exists("/proc/self/ns/time").unwrap_or(false) {
         return Err(common::Missing::new("time namespaces", "this kernel has none"));
     }
-    common::user_namespaces()
+    common::containers()
 }
 
 fn uptime(text: &str) -> u64 {

@@ -149,6 +149,12 @@ pub fn overlay() -> Result<(), Missing> {
     succeeds("overlay", &mut command)
 }
 
+/// All that an isolated process is made of.
+pub fn containers() -> Result<(), Missing> {
+    user_namespaces()?;
+    system_calls(&["fsopen", "fsconfig", "fsmount", "open_tree", "move_mount", "mount_setattr"])
+}
+
 /// All that stacks of directories are made of.
 pub fn stacks() -> Result<(), Missing> {
     overlay()?;

@@ -11,8 +11,9 @@ mod sandbox;
 
 pub(crate) use machine::require;
 pub use machine::{
-    Missing, alone, cgroup_controller, debian_rootfs, delegated_cgroup, kernel, not_root, overlay,
-    program, root, stacks, stacks_in_memory, subordinate_ids, system_calls, user_namespaces,
+    Missing, alone, cgroup_controller, containers, debian_rootfs, delegated_cgroup, kernel,
+    not_root, overlay, program, root, stacks, stacks_in_memory, subordinate_ids, system_calls,
+    user_namespaces,
 };
 pub use sandbox::{Sandbox, setup};
 
