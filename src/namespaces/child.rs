@@ -345,6 +345,11 @@ impl Process {
         let _ = sys::wait::poll(&self.pidfd, None);
     }
 
+    /// Whether it has ended, seen or unseen.
+    pub(super) fn has_ended(&self) -> bool {
+        self.status.is_some() || sys::wait::poll(&self.pidfd, Some(Duration::ZERO)).unwrap_or(false)
+    }
+
     /// The pidfd, for those who join its namespaces.
     pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()

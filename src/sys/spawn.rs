@@ -114,7 +114,7 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
     let mut stopped = false;
     let signals = SignalsBlocked::new();
     if plan.join.is_empty() {
-        let args = clone_args(plan, &report, sharing(plan));
+        let args = clone_args(plan, report, sharing(plan));
         // SAFETY: the context, the report and the stack outlive the child's use of them: it shares memory
         // only until VFORK returns, or has a copy of its own. `inner` is written for it.
         match unsafe { clone::clone(args, &stack, inner, arg) } {
@@ -142,7 +142,7 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
                 // SAFETY: the kernel made this fd for us; nobody else knows it.
                 let outer_pidfd = unsafe { OwnedFd::from_raw_fd(outer_pidfd) };
                 if plan.watched {
-                    stopped = watch(&outer_pidfd, &report);
+                    stopped = watch(&outer_pidfd, report);
                 }
                 reap(pid);
             }

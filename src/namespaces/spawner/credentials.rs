@@ -63,7 +63,7 @@ impl Builder<'_> {
     /// From the security label to the system call filter.
     pub(super) fn credentials(&mut self) -> Result<()> {
         let command = self.command;
-        let container = command.is_container() || self.inside.is_some();
+        let container = self.contained();
         let capabilities = match (&command.capabilities, container) {
             (Some(capabilities), _) => Some(*capabilities),
             (None, true) => Some(Capabilities::default()),

@@ -30,11 +30,11 @@ pub(super) fn c_path(what: &str, path: &Path) -> Result<CString> {
 /// The environment of the process; a container starts from its own.
 pub(super) fn environment(
     command: &Command,
-    inside: bool,
+    contained: bool,
     home: &Path,
 ) -> BTreeMap<OsString, OsString> {
     let mut env = BTreeMap::new();
-    if command.is_container() || inside {
+    if contained {
         if !command.env_clear {
             env.insert("PATH".into(), DEFAULT_PATH.into());
             env.insert("HOME".into(), home.into());

@@ -51,7 +51,23 @@ pub(super) fn spawn(
         }
         None => format!("spawn {}", command.program.display()),
     };
-    try_spawn(command, inside, defaults).map_err(|err| err.context(attempt()))
+    try_spawn(command, inside, defaults).map_err(|err| {
+        let err = err.context(attempt());
+        if inside.is_some_and(|process| ended_meanwhile(process, &err)) {
+            return err.with_kind(ErrorKind::InvalidState).with_hint("the process has ended");
+        }
+        err
+    })
+}
+
+/// Whether a process could not be joined because it has ended, or is about to.
+fn ended_meanwhile(process: &Process, err: &Error) -> bool {
+    /// From the point where it has no namespaces any more, and kills all in its pid namespace, to the end.
+    const DYING: Duration = Duration::from_millis(200);
+    let gone =
+        err.kind() == ErrorKind::ResourceExhausted || err.raw_os_error() == Some(libc::ESRCH);
+    let patience = if gone { DYING } else { Duration::ZERO };
+    sys::wait::poll(process.pidfd(), Some(patience)).unwrap_or(false)
 }
 
 /// A plan in the making.
@@ -88,7 +104,7 @@ struct Builder<'a> {
 }
 
 fn try_spawn(command: &Command, inside: Option<&Process>, defaults: [Stdio; 3]) -> Result<Child> {
-    if inside.is_some_and(|process| process.status.is_some()) {
+    if inside.is_some_and(Process::has_ended) {
         return Err(Error::new(ErrorKind::InvalidState, "the process has ended"));
     }
     let mut builder = Builder::new(command, inside)?;
@@ -302,6 +318,12 @@ impl<'a> Builder<'a> {
         Ok(steps)
     }
 
+    /// Whether it is a container, or comes into one. A process that shares every namespace with the host is none.
+    fn contained(&self) -> bool {
+        self.command.is_container()
+            || self.inside.is_some_and(|process| !process.namespaces.is_empty())
+    }
+
     /// Whether it comes into namespaces of processes that may signal it.
     fn meets_others(&self) -> bool {
         let joins = |kinds| self.command.join.iter().any(|(joined, _)| joined.contains(kinds));
@@ -362,7 +384,7 @@ impl<'a> Builder<'a> {
             self.changes_user = true;
         }
         // A container of the host's users starts as root with no groups of the host's.
-        if (command.is_container() || self.inside.is_some()) && self.users.is_none() {
+        if self.contained() && self.users.is_none() {
             self.changes_user = true;
         }
         Ok(())
@@ -447,13 +469,13 @@ impl<'a> Builder<'a> {
             None if matches!(self.command.root.0, Source::HostPrograms) => {
                 std::env::current_dir().map(Some).context(|| "find the host's working directory")
             }
-            None if self.command.is_container() || self.inside.is_some() => Ok(Some("/".into())),
+            None if self.contained() => Ok(Some("/".into())),
             None => Ok(None),
         }
     }
 
     fn working_directory_step(&mut self) -> Result<()> {
-        let rooted = self.command.is_container() || self.inside.is_some();
+        let rooted = self.contained();
         if let Some(dir) = self.working_directory()? {
             if rooted && !dir.is_absolute() {
                 return Err(Error::invalid(format!(
@@ -475,7 +497,7 @@ impl<'a> Builder<'a> {
             (None, _) if self.identity.uid == 0 => "/root".into(),
             (None, _) => "/".into(),
         };
-        let env = environment(command, self.inside.is_some(), &home);
+        let env = environment(command, self.contained(), &home);
         let mut argv: Vec<CString> = Vec::with_capacity(command.args.len() + 2);
         if self.init.is_some() {
             // The child puts the path that it found here.
@@ -495,6 +517,7 @@ impl<'a> Builder<'a> {
 
     fn finish(mut self, cgroup: Option<OwnCgroup>, streams: Streams) -> Result<Child> {
         let exec = self.exec()?;
+        let contained = self.contained();
         self.steps.push(Step::Descriptors { map: streams.map });
         if let Some(peer) = self.peer {
             self.steps.push(Step::ControllingTerminal { peer });
@@ -571,7 +594,7 @@ impl<'a> Builder<'a> {
                 kill_on_drop: true,
             },
         };
-        if self.command.is_container() || self.inside.is_some() {
+        if contained {
             refuse_running_host_program(&child)?;
         }
         Ok(child)
