@@ -29,9 +29,12 @@ const PREFERRED: u32 = (TOP - 0x7739_0000) / LENGTH;
 const ALL: u32 = (TOP - 0x4000_0000) / LENGTH;
 
 const DIRECTORY: &str = "/run/coracle";
-/// Byte `n` of this file is locked while range `n` is in use. The kernel drops the lock with the last
-/// descriptor, so a crashed host frees its ranges, and nothing is ever written to the file.
-const LOCKS: &str = "ids.lock";
+/// Byte `n` of file `n` modulo this is locked while range `n` is in use. The kernel drops the lock with the last
+/// descriptor, so a crashed host frees its ranges, and nothing is ever written to the files.
+///
+/// Many files because whoever closes one of `m` descriptors, as each new process does with its copies, has the
+/// kernel look through the locks of the file: a thousand ranges in one file would cost each spawn a million steps.
+const FILES: u32 = 64;
 
 /// 65,536 ids that are nobody else's as long as this value exists.
 #[derive(Debug)]
@@ -61,20 +64,18 @@ impl IdRange {
                 && within(own.gids())
                 && !promised.iter().any(|range| range.overlaps(base, LENGTH))
         };
-        let mut lock = None;
+        let mut any = false;
         for n in candidates.filter(|n| usable(*n)) {
-            let file = match lock.take() {
-                Some(file) => file,
-                None => open_locks()
-                    .context(|| format!("open {DIRECTORY}/{LOCKS} for the locks on id ranges"))
-                    .map_err(no_lock_file)?,
-            };
-            if try_lock(&file, n).context(|| format!("lock an id range in {DIRECTORY}/{LOCKS}"))? {
+            any = true;
+            let name = file_name(n);
+            let file = open_locks(&name)
+                .context(|| format!("open {DIRECTORY}/{name} for the locks on id ranges"))
+                .map_err(no_lock_file)?;
+            if try_lock(&file, n).context(|| format!("lock an id range in {DIRECTORY}/{name}"))? {
                 return Ok(Some(Self { base: base(n), _lock: file }));
             }
-            lock = Some(file);
         }
-        if lock.is_none() {
+        if !any {
             return Ok(None);
         }
         Err(Error::new(
@@ -107,7 +108,11 @@ fn candidates() -> impl Iterator<Item = u32> {
     (first..PREFERRED).chain(0..first).chain(PREFERRED..ALL)
 }
 
-fn open_locks() -> io::Result<File> {
+fn file_name(n: u32) -> String {
+    format!("ids.{:02}.lock", n % FILES)
+}
+
+fn open_locks(name: &str) -> io::Result<File> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let directory = match open(DIRECTORY, flags, Mode::empty()) {
         Err(Errno::ENOENT) => {
@@ -125,7 +130,7 @@ fn open_locks() -> io::Result<File> {
         return Err(Errno::EPERM.into());
     }
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    Ok(File::from(openat(&directory, LOCKS, flags, Mode::from_bits_truncate(0o600))?))
+    Ok(File::from(openat(&directory, name, flags, Mode::from_bits_truncate(0o600))?))
 }
 
 fn no_lock_file(err: Error) -> Error {
