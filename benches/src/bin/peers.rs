@@ -5,10 +5,11 @@ use std::error::Error;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use coracle::layers::Rootfs;
 use coracle::namespaces;
 use coracle_benches::{Fixture, container, quiet};
 
@@ -32,14 +33,19 @@ fn main() -> Result<()> {
 /// The contender's side.
 fn serve(what: &str, args: &[&str]) -> Result<()> {
     let mut task: Box<dyn FnMut() -> Result<()>> = match (what, args) {
-        ("coracle", [root, users, hold]) => {
+        ("coracle", [root, scratch, users, hold]) => {
             let memory = vec![1u8; hold.parse::<usize>()? * GIB];
-            let mut command = container("/bin/true", Path::new(root));
-            if *users == "host" {
-                command.host_users();
-            }
+            let (root, scratch) = (PathBuf::from(root), PathBuf::from(scratch));
+            let host_users = *users == "host";
             Box::new(move || {
                 std::hint::black_box(&memory);
+                let stack = Rootfs::stack([&root]);
+                let stack = if host_users { stack.host_ids() } else { stack };
+                let rootfs = stack.writable(&scratch)?;
+                let mut command = container("/bin/true", &rootfs);
+                if host_users {
+                    command.host_users();
+                }
                 succeed(command.status()?.success())
             })
         }
@@ -182,8 +188,19 @@ fn compare(rounds: usize) -> Result<()> {
     succeed(Command::new("cc").args(["-O2", "-o", &bare, source]).status()?.success())?;
     let bundle = fixture.path().join("bundle");
     fs::create_dir(&bundle)?;
-    fs::write(bundle.join("config.json"), config(&root, &["/bin/true"]))?;
+    // They make no overlay themselves, so theirs is mounted already.
+    let merged = Merged::new(&fixture)?;
+    let mounted = merged.0.display().to_string();
+    fs::write(bundle.join("config.json"), config(&mounted, &["/bin/true"]))?;
     let bundle = bundle.display().to_string();
+    let scratch = |name: &str| -> Result<String> {
+        let dir = fixture.path().join(name);
+        for part in ["upper", "work"] {
+            fs::create_dir_all(dir.join(part))?;
+        }
+        Ok(dir.display().to_string())
+    };
+    let (a, b, c, d) = (scratch("a")?, scratch("b")?, scratch("c")?, scratch("d")?);
     let id = format!("coracle-peers-{}", std::process::id());
 
     // The filter is taken from one that runs.
@@ -194,11 +211,11 @@ fn compare(rounds: usize) -> Result<()> {
     println!("{rounds} rounds, load {}", fs::read_to_string("/proc/loadavg")?.trim());
 
     let mut all = vec![
-        Contender::start("bare C", Command::new(&bare).args([&root, "-", &model_pid]))?,
-        Contender::of_ourselves("coracle, host's users", &["coracle", &root, "host", "0"])?,
-        Contender::of_ourselves("coracle", &["coracle", &root, "own", "0"])?,
-        Contender::of_ourselves("coracle in a host of 8 GiB", &["coracle", &root, "own", "8"])?,
-        Contender::of_ourselves("bubblewrap", &[&["program"], &bwrap(&root)[..]].concat())?,
+        Contender::start("bare C", Command::new(&bare).args([&root, &a, &model_pid]))?,
+        Contender::of_ourselves("coracle, host's users", &["coracle", &root, &b, "host", "0"])?,
+        Contender::of_ourselves("coracle", &["coracle", &root, &c, "own", "0"])?,
+        Contender::of_ourselves("coracle in a host of 8 GiB", &["coracle", &root, &d, "own", "8"])?,
+        Contender::of_ourselves("bubblewrap", &[&["program"], &bwrap(&mounted)[..]].concat())?,
         Contender::without_unified("crun", &["program", "crun", "run", "-b", &bundle, &id])?,
         Contender::of_ourselves("runc", &["program", "runc", "run", "-b", &bundle, &id])?,
     ];
@@ -219,6 +236,34 @@ fn compare(rounds: usize) -> Result<()> {
 
     exec(&fixture, rounds)?;
     alive(&root)
+}
+
+/// An overlay that the host has mounted.
+struct Merged(PathBuf);
+
+impl Merged {
+    fn new(fixture: &Fixture) -> Result<Self> {
+        let dir = |name: &str| fixture.path().join("merged").join(name);
+        for name in ["upper", "work", "root"] {
+            fs::create_dir_all(dir(name))?;
+        }
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            fixture.root().display(),
+            dir("upper").display(),
+            dir("work").display()
+        );
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "overlay", "overlay", "-o", &options]).arg(dir("root"));
+        succeed(mount.status()?.success())?;
+        Ok(Self(dir("root")))
+    }
+}
+
+impl Drop for Merged {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
 }
 
 fn exec(fixture: &Fixture, rounds: usize) -> Result<()> {
