@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use coracle::cgroups::Limits;
+#[cfg(feature = "layers")]
 use coracle::layers::Rootfs;
 use coracle::namespaces::{
     Capabilities, Child, Clock, Command, Device, IoPriority, Mount, Namespaces, Output, Resource,
@@ -148,6 +149,7 @@ fn names_of_host_and_domain_are_the_containers_own() {
     assert_eq!(says(Command::new("hostname").isolated()), "container");
 }
 
+#[cfg(feature = "layers")]
 #[test]
 fn mounts_of_every_kind_show_up_with_their_options() {
     require!(common::containers());
@@ -373,6 +375,21 @@ fn given_descriptors_arrive_under_their_numbers_and_no_others() {
     );
     // 4 is the directory that ls lists.
     assert_eq!(said, "firstsecond0 1 2 3 4 5");
+}
+
+/// The child must not close the pipe on which the host waits for it, whatever number that has.
+#[test]
+fn descriptors_at_every_low_number_confuse_nothing() {
+    require!(common::user_namespaces());
+    let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+    for _ in 0..20 {
+        let mut command = Command::new("true");
+        command.isolated();
+        for number in 3..40 {
+            command.fd(number, null());
+        }
+        assert!(command.status().unwrap_or_else(|err| panic!("{err:?}")).success());
+    }
 }
 
 #[test]

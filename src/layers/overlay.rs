@@ -8,9 +8,7 @@
 
 use std::ffi::{CStr, CString};
 use std::fmt::Write;
-use std::fs::metadata;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::{FsFlags, fstatvfs};
@@ -22,6 +20,7 @@ use super::scratch::Scratch;
 use crate::error::{Context, Error, ErrorKind, Result, SyscallError};
 use crate::namespaces::UserNamespace;
 use crate::sys::mount::{MountAttr, OpenTree};
+use crate::sys::user_namespace::in_initial_user_namespace;
 use crate::sys::worker::{At, Slot, Worker};
 use crate::sys::xattr;
 
@@ -311,12 +310,6 @@ pub(super) fn join<'a>(worker: &mut Worker<'a>, namespace: &'a UserNamespace) ->
         worker.set_ids(0, 0);
     }
     Ok(())
-}
-
-pub(super) fn in_initial_user_namespace() -> bool {
-    /// `PROC_USER_INIT_INO`.
-    const INITIAL: u64 = 0xEFFF_FFFD;
-    metadata("/proc/self/ns/user").is_ok_and(|namespace| namespace.ino() == INITIAL)
 }
 
 /// What user 0 and group 0 of the namespace are for the caller.

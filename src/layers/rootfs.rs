@@ -11,11 +11,11 @@ use super::change::Change;
 use super::diff;
 use super::directory::Directory;
 use super::explain::{check_overlap, explain, name};
-use super::overlay::{Assembly, Ids, Overlay, Top, in_initial_user_namespace};
+use super::overlay::{Assembly, Ids, Overlay, Top};
 use super::scratch::Scratch;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::namespaces::{Root, RootMount, UserNamespace};
-use crate::sys::user_namespace::effective_capabilities;
+use crate::sys::user_namespace::{effective_capabilities, in_initial_user_namespace};
 
 /// The kernel's `OVL_MAX_STACK`.
 const MAX_LAYERS: usize = 500;

@@ -91,7 +91,7 @@ impl Drop for SharedReport {
 
 /// Runs the plan. The caller holds the host's dumpable flag at zero around it.
 pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
-    let (reader, writer) = pipe().map_err(|e| before("pipe2", &e))?;
+    let (reader, writer) = pipe(highest_target(plan)).map_err(|e| before("pipe2", &e))?;
     if plan.fds.overflowed() {
         return Err(Failed { at: At::Start, call: "plan", errno: libc::E2BIG, killed: None });
     }
@@ -248,14 +248,35 @@ fn signal_of(pidfd: &OwnedFd) -> Option<i32> {
     Some(ended.map_or(libc::SIGKILL, |ended| libc::WTERMSIG(ended.status)))
 }
 
-fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+/// The highest number under which the child puts a descriptor.
+fn highest_target(plan: &Plan) -> i32 {
+    let targets = plan.steps.iter().flat_map(|step| match step {
+        Step::Descriptors { map } => map.as_slice(),
+        _ => &[],
+    });
+    targets.map(|(_, target)| *target).max().unwrap_or(2).max(2)
+}
+
+/// A pipe whose writing end has a number above `below`, so that the child does not close it by putting another
+/// descriptor there.
+fn pipe(below: i32) -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [0; 2];
     // SAFETY: the kernel writes two ints.
     if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: two fresh fds that nobody else owns.
-    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+    let (reader, writer) = unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) };
+    if writer.as_raw_fd() > below {
+        return Ok((reader, writer));
+    }
+    // SAFETY: takes no pointer.
+    let lifted = unsafe { libc::fcntl(fds[1], libc::F_DUPFD_CLOEXEC, below + 1) };
+    if lifted < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh fd of ours.
+    Ok((reader, unsafe { OwnedFd::from_raw_fd(lifted) }))
 }
 
 /// Waits until a child has executed its program or is gone: either closes its end of the pipe.
@@ -292,7 +313,7 @@ fn wait_for_exec(
 }
 
 /// Whether PF_FORKNOEXEC is gone from the flags, the ninth field of `/proc/PID/stat`.
-fn has_executed(pid: i32) -> bool {
+pub(crate) fn has_executed(pid: i32) -> bool {
     const FORKED_NOT_EXECUTED: u64 = 0x40;
     let Some(stat) = stat(pid) else { return false };
     let flags = stat.split(' ').nth(6);

@@ -4,9 +4,11 @@ use std::ffi::c_void;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::ptr;
 
 use super::clone::{CloneArgs, Stack, clone};
+use super::mount::OpenTree;
 use super::raw::{Errno, sys};
 use super::signals::SignalsBlocked;
 use crate::error::SyscallError;
@@ -138,6 +140,22 @@ pub(crate) fn is_user_namespace(fd: &impl AsRawFd) -> io::Result<bool> {
         Err(Errno(libc::ENOTTY | libc::EBADF)) => Ok(false),
         Err(Errno(errno)) => Err(io::Error::from_raw_os_error(errno)),
     }
+}
+
+/// Whether this process's user namespace is the one that every other is below.
+pub(crate) fn in_initial_user_namespace() -> bool {
+    /// `PROC_USER_INIT_INO`.
+    const INITIAL: u64 = 0xEFFF_FFFD;
+    std::fs::metadata("/proc/self/ns/user").is_ok_and(|namespace| namespace.ino() == INITIAL)
+}
+
+/// Whether this process may copy and attach mounts itself. In a user namespace of its own it may only if its mount
+/// namespace belongs to that too, which only a try tells.
+pub(crate) fn may_mount() -> bool {
+    const CAP_SYS_ADMIN: u32 = 21;
+    effective_capabilities() >> CAP_SYS_ADMIN & 1 == 1
+        && (in_initial_user_namespace()
+            || super::mount::open_tree(nix::fcntl::AT_FDCWD, c"/", OpenTree::CLONE).is_ok())
 }
 
 #[cfg(test)]

@@ -179,7 +179,7 @@ impl<'a> Builder<'a> {
             users_maker,
             joins_user_namespace: command.join.iter().any(|(k, _)| k.contains(Namespaces::USER)),
             users,
-            privileged: has(CAP_SYS_ADMIN),
+            privileged: sys::user_namespace::may_mount(),
             may_make_nodes: has(CAP_MKNOD),
             identity: Identity::root(),
             changes_user: false,
@@ -650,7 +650,9 @@ fn refuse_running_host_program(child: &Child) -> Result<()> {
         // Gone already, or not ours to look at.
         return Ok(());
     };
-    if Some((found.dev(), found.ino())) == host_program() {
+    // A seccomp filter may hold it up before it has executed anything.
+    let executed = sys::spawn::has_executed(child.process.pid);
+    if executed && Some((found.dev(), found.ino())) == host_program() {
         return Err(Error::new(
             ErrorKind::SafetyViolation,
             "the program is the host's own executable",
