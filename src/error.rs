@@ -88,23 +88,48 @@ impl ErrorKind {
     }
 }
 
-/// Cuts the middle out of a sentence with an absurdly long path or name in it.
-fn shortened(message: impl Into<Cow<'static, str>>) -> Cow<'static, str> {
+/// Cuts the middle out of a sentence with an absurdly long path or name in it, and writes control characters, which a
+/// hostile image may have put into a name to command the terminal, as escapes.
+fn shown(message: impl Into<Cow<'static, str>>) -> Cow<'static, str> {
     const KEPT: usize = 400;
     let message = message.into();
     if message.len() <= 3 * KEPT {
-        return message;
+        return escaped(message);
     }
     let boundary = |at: usize| (at..).find(|at| message.is_char_boundary(*at)).unwrap_or(at);
     let head = &message[..boundary(KEPT)];
     let tail = &message[boundary(message.len() - KEPT)..];
     let left_out = message.len() - head.len() - tail.len();
-    format!("{head}[... {left_out} bytes ...]{tail}").into()
+    escaped(format!("{head}[... {left_out} bytes ...]{tail}").into())
+}
+
+fn escaped(message: Cow<'static, str>) -> Cow<'static, str> {
+    if !message.contains(char::is_control) {
+        return message;
+    }
+    let mut clean = String::with_capacity(message.len() + 8);
+    for c in message.chars() {
+        if c.is_control() {
+            clean.extend(c.escape_default());
+        } else {
+            clean.push(c);
+        }
+    }
+    clean.into()
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner { kind, message: shortened(message), hint: None, source: None }))
+        Self(Box::new(Inner { kind, message: shown(message), hint: None, source: None }))
+    }
+
+    fn caused_by(
+        source: impl StdError + Send + Sync + 'static,
+        kind: ErrorKind,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let source: Box<dyn StdError + Send + Sync> = Box::new(source);
+        Self(Box::new(Inner { kind, message: shown(message), hint: None, source: Some(source) }))
     }
 
     pub(crate) fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
@@ -118,12 +143,7 @@ impl Error {
     /// Puts a sentence that says what was attempted in front of this error, keeping kind and hint.
     pub(crate) fn context(self, message: impl Into<Cow<'static, str>>) -> Self {
         let kind = self.0.kind;
-        Self(Box::new(Inner {
-            kind,
-            message: shortened(message),
-            hint: None,
-            source: Some(Box::new(self)),
-        }))
+        Self::caused_by(self, kind, message)
     }
 
     /// Says what the user can do about it.
@@ -153,9 +173,6 @@ impl Error {
         while let Some(err) = source {
             if let Some(call) = err.downcast_ref::<SyscallError>() {
                 return Some(call.errno);
-            }
-            if let Some(err) = err.downcast_ref::<io::Error>() {
-                return err.raw_os_error();
             }
             source = err.source();
         }
@@ -228,8 +245,9 @@ impl From<Error> for io::Error {
 }
 
 /// A system call that failed, as strace would print it: `fsmount("proc", nosuid): EPERM`.
+/// Without a call, as from std, which does not tell it: `EPERM`.
 #[derive(Debug, thiserror::Error)]
-#[error("{call}: {}", describe_errno(*.errno))]
+#[error("{call}{}{}", if .call.is_empty() { "" } else { ": " }, describe_errno(*.errno))]
 pub(crate) struct SyscallError {
     pub(crate) call: Cow<'static, str>,
     pub(crate) errno: i32,
@@ -262,12 +280,8 @@ impl<T> Context<T> for Result<T, Error> {
 impl<T> Context<T> for Result<T, SyscallError> {
     fn context<M: Into<Cow<'static, str>>>(self, message: impl FnOnce() -> M) -> Result<T> {
         self.map_err(|err| {
-            Error(Box::new(Inner {
-                kind: ErrorKind::from_errno(err.errno),
-                message: shortened(message()),
-                hint: None,
-                source: Some(Box::new(err)),
-            }))
+            let kind = ErrorKind::from_errno(err.errno);
+            Error::caused_by(err, kind, message())
         })
     }
 }
@@ -275,13 +289,21 @@ impl<T> Context<T> for Result<T, SyscallError> {
 impl<T> Context<T> for io::Result<T> {
     fn context<M: Into<Cow<'static, str>>>(self, message: impl FnOnce() -> M) -> Result<T> {
         self.map_err(|err| {
-            let kind = err.raw_os_error().map_or(ErrorKind::Os, ErrorKind::from_errno);
-            Error(Box::new(Inner {
-                kind,
-                message: shortened(message()),
-                hint: None,
-                source: Some(Box::new(err)),
-            }))
+            let err = match err.downcast::<Error>() {
+                Ok(own) => return own.context(message()),
+                Err(err) => err,
+            };
+            match (err.raw_os_error(), err.kind()) {
+                (Some(errno), _) => {
+                    let call = SyscallError::new("", errno);
+                    Error::caused_by(call, ErrorKind::from_errno(errno), message())
+                }
+                // std's own, mostly of a NUL in a path.
+                (None, io::ErrorKind::InvalidInput) => {
+                    Error::caused_by(err, ErrorKind::InvalidInput, message())
+                }
+                _ => Error::caused_by(err, ErrorKind::Os, message()),
+            }
         })
     }
 }
@@ -330,6 +352,23 @@ mod tests {
             Error::invalid(format!("open {}: it is too long", "ä/".repeat(35_000))).to_string();
         assert!(text.starts_with("open ä/ä") && text.ends_with("/: it is too long"), "{text}");
         assert!(text.contains(" bytes ...]") && text.len() < 1000, "{text}");
+    }
+
+    #[test]
+    fn control_characters_are_shown_and_not_obeyed() {
+        let err = Error::invalid("user \u{1b}[2J\0\n\u{e9}");
+        assert_eq!(err.to_string(), "user \\u{1b}[2J\\u{0}\\n\u{e9}");
+    }
+
+    #[test]
+    fn errors_of_std_keep_number_and_kind_and_ours_come_back_out() {
+        let missing = std::fs::metadata("/no/such").context(|| "look").unwrap_err();
+        assert_eq!(format!("{missing:#}"), "look: ENOENT (No such file or directory)");
+        assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
+        let nul = std::fs::metadata("a\0b").context(|| "look").unwrap_err();
+        assert_eq!(nul.kind(), ErrorKind::InvalidInput);
+        let ours = Err::<(), _>(io::Error::from(sample())).context(|| "run").unwrap_err();
+        assert_eq!((ours.kind(), ours.hint().is_some()), (ErrorKind::PermissionDenied, true));
     }
 
     #[test]

@@ -116,8 +116,8 @@ impl UserNamespace {
         if let Some(process) = process {
             return Self::open_of_process(process).context(attempt);
         }
-        let fd = open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).context(attempt)?;
-        Self::from_fd(fd).context(attempt)
+        let file = std::fs::File::open(path).context(attempt)?;
+        Self::from_fd(file).context(attempt)
     }
 
     /// Takes a descriptor of a user namespace, however it came here. Its map stays unknown.

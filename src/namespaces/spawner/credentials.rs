@@ -93,7 +93,7 @@ impl Builder<'_> {
         }
         if let Some(mask) = command.umask.or(container.then_some(0o022)) {
             if mask > 0o777 {
-                return Err(Error::invalid(format!("a umask of {mask:#o}")));
+                return Err(Error::invalid(format!("a umask of {mask:#o}: it goes up to 0o777")));
             }
             self.steps.push(Step::Umask { mask });
         }
@@ -265,7 +265,7 @@ impl Builder<'_> {
                     name.display().to_string().chars().take(80).collect::<String>()
                 )));
             }
-            let name = c_string("host name", &name)?.into_bytes();
+            let name = c_string(&format!("{what} name"), &name)?.into_bytes();
             self.steps.push(if host { Step::HostName { name } } else { Step::DomainName { name } });
         }
         Ok(())

@@ -95,6 +95,9 @@ pub(super) fn candidates(
 
 /// `/a/b` for `a/./b/`; a path that climbs with `..` is refused.
 pub(super) fn absolute(what: &str, path: &Path) -> Result<Vec<u8>> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::invalid(format!("the path of the {what} is empty")));
+    }
     let mut clean = Vec::new();
     for part in path.as_os_str().as_bytes().split(|b| *b == b'/') {
         match part {

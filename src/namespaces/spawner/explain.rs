@@ -1,12 +1,12 @@
 //! What a failed plan means to the one who asked for it.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::path::Path;
 
 use super::Builder;
 use crate::error::{Context, Error, ErrorKind, SyscallError};
 use crate::namespaces::{Command, Signal};
-use crate::sys::plan::{Kind, Step, Target};
+use crate::sys::plan::{Filesystem, Kind, Step, Target};
 use crate::sys::spawn::{At, Failed};
 
 /// The error of a plan that came to nothing.
@@ -92,9 +92,9 @@ fn describe(step: &Step) -> String {
         Step::DetachOldRoot { .. } => "detach the host's root".into(),
         Step::Loopback => "bring up the loopback device".into(),
         Step::Mount { fs, target: Some(target), .. } => {
-            format!("mount {} on {}", shown(&fs.fstype), at(target))
+            format!("mount {} on {}", file_system(fs), at(target))
         }
-        Step::Mount { fs, target: None, .. } => format!("mount {}", shown(&fs.fstype)),
+        Step::Mount { fs, target: None, .. } => format!("mount {}", file_system(fs)),
         Step::Attach { target, .. } => format!("mount on {}", at(target)),
         Step::Bind { target, .. } => format!("bind to {}", at(target)),
         Step::Open { name, .. } => format!("open {}", shown(name)),
@@ -136,6 +136,19 @@ fn at(target: &Target) -> String {
         Kind::File => "the file",
     };
     format!("{kind} {}", shown(&target.path))
+}
+
+/// `tmpfs (size=64m, mode=1777)`.
+fn file_system(fs: &Filesystem) -> String {
+    let option = |(key, value): &(CString, Option<CString>)| match value {
+        Some(value) => format!("{}={}", shown(key), shown(value)),
+        None => shown(key),
+    };
+    let options: Vec<String> = fs.options.iter().map(option).collect();
+    match options.as_slice() {
+        [] => shown(&fs.fstype),
+        _ => format!("{} ({})", shown(&fs.fstype), options.join(", ")),
+    }
 }
 
 fn shown(path: &CStr) -> String {
@@ -187,8 +200,13 @@ fn exec_hint(command: &Command, builder: &Builder<'_>, errno: i32) -> Option<Str
         libc::ENOEXEC => Some(
             "it is neither a program for this machine's architecture nor a script with a #! line".into(),
         ),
+        libc::ELOOP => Some("it is a symbolic link that leads to itself".into()),
         libc::ENOMEM => Some("the memory limit may be too small to start the program".into()),
-        libc::E2BIG => Some("arguments and environment together are larger than the kernel takes".into()),
+        libc::E2BIG => Some(
+            "arguments and environment together are larger than a quarter of the stack limit, or one alone is over \
+             128 KiB"
+                .into(),
+        ),
         _ => None,
     }
 }
@@ -201,6 +219,12 @@ fn step_hint(step: &Step, failed: &Failed<'_>) -> Option<String> {
              engines mask it"
                 .into(),
         ),
+        Step::Mount { fs, .. } if failed.call == "fsopen" && errno == libc::ENODEV => {
+            Some(format!("this kernel has no file system {}: see /proc/filesystems", shown(&fs.fstype)))
+        }
+        Step::Mount { .. } if failed.call.starts_with("fsconfig") && errno == libc::EINVAL => {
+            Some("the file system does not know one of the options, or not that value".into())
+        }
         Step::Mount { target: Some(_), .. } | Step::Attach { .. } | Step::Bind { .. } => match errno {
             libc::ELOOP => Some(
                 "the mount point is a symbolic link, which a hostile image could aim at the host".into(),
@@ -208,6 +232,10 @@ fn step_hint(step: &Step, failed: &Failed<'_>) -> Option<String> {
             libc::EXDEV => Some(
                 "a symbolic link on the way leads it into /proc; what covers parts of /proc can make security settings \
                  go to the wrong file"
+                    .into(),
+            ),
+            libc::ENOTDIR | libc::EISDIR => Some(
+                "a directory goes onto a directory, anything else onto a file; what is missing on the way is made"
                     .into(),
             ),
             libc::ENOENT => Some("in the host's root nothing is made: the mount point must exist".into()),

@@ -102,6 +102,9 @@ impl Builder<'_> {
         match &self.command.root.0 {
             Source::Host => Ok(None),
             Source::Directory(path) => {
+                if path.as_os_str().is_empty() {
+                    return Err(Error::invalid("the path of the root is empty"));
+                }
                 let what = || format!("use {} as the root", path.display());
                 let found = fs::metadata(path).context(what)?;
                 if !found.is_dir() {

@@ -477,6 +477,9 @@ impl<'a> Builder<'a> {
     fn working_directory_step(&mut self) -> Result<()> {
         let rooted = self.contained();
         if let Some(dir) = self.working_directory()? {
+            if dir.as_os_str().is_empty() {
+                return Err(Error::invalid("the path of the working directory is empty"));
+            }
             if rooted && !dir.is_absolute() {
                 return Err(Error::invalid(format!(
                     "working directory {} is not absolute",
