@@ -213,7 +213,10 @@ impl<'a> Assembly<'a> {
     }
 
     fn enter(&self, worker: &mut Worker<'a>, own_mounts: bool) -> Result<()> {
-        worker.umask(0);
+        if own_mounts || matches!(self.top, Top::Memory) {
+            // It makes directories.
+            worker.umask(0);
+        }
         if let Ids::Joined(namespace) = self.ids {
             join(worker, namespace)?;
         }

@@ -3,7 +3,8 @@
 //!
 //! Namespaces and credentials belong to a task, and the host's threads must keep theirs. The worker is a
 //! `CLONE_VM | CLONE_VFORK | CLONE_FILES` child: it costs the same in a host of any size, has a working
-//! directory of its own, and is gone when [`Worker::run`] returns.
+//! directory of its own, and is gone when [`Worker::run`] returns. Calls that change nothing of a task need no
+//! such child.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_long, c_void};
@@ -98,6 +99,9 @@ pub(crate) struct Worker<'a> {
     slots: usize,
     values: usize,
     changes_credentials: bool,
+    /// Whether a call changes what belongs to a task; else the calling thread makes them all itself, which
+    /// saves a process.
+    needs_process: bool,
 }
 
 /// What a worker has opened and read.
@@ -126,12 +130,14 @@ impl<'a> Worker<'a> {
     pub(crate) fn set_ns(&mut self, fd: BorrowedFd<'a>, kind: i32) {
         // The kernel takes a new set of capabilities in a user namespace for a change of credentials.
         self.changes_credentials |= kind & libc::CLONE_NEWUSER != 0;
+        self.needs_process = true;
         self.call("setns", libc::SYS_setns, [Arg::At(fd.into()), Arg::Number(kind.into())]);
     }
 
     /// A mount namespace of its own, in which nothing done is seen by the host; what the host unmounts
     /// goes away here too.
     pub(crate) fn unshare_mounts(&mut self) {
+        self.needs_process = true;
         let flag = Arg::Flag(libc::CLONE_NEWNS as u64, "CLONE_NEWNS");
         self.call("unshare", libc::SYS_unshare, [flag]);
         let flag = Arg::Flag(libc::MS_REC | libc::MS_SLAVE, "MS_REC|MS_SLAVE");
@@ -145,12 +151,14 @@ impl<'a> Worker<'a> {
     /// The ids that new files get. Capabilities stay.
     pub(crate) fn fs_ids(&mut self, uid: u32, gid: u32) {
         self.changes_credentials = true;
+        self.needs_process = true;
         self.steps.push(Step::FsIds { uid, gid });
     }
 
     /// All user and group ids, without supplementary groups (if it may drop them).
     pub(crate) fn set_ids(&mut self, uid: u32, gid: u32) {
         self.changes_credentials = true;
+        self.needs_process = true;
         self.optional("setgroups", libc::SYS_setgroups, [Arg::Number(0), Arg::Null]);
         let ids = |id: u32| [0; 3].map(|_| Arg::Number(id.into()));
         self.call("setresgid", libc::SYS_setresgid, ids(gid));
@@ -159,6 +167,7 @@ impl<'a> Worker<'a> {
 
     /// The mode bits that new files do not get.
     pub(crate) fn umask(&mut self, mask: u32) {
+        self.needs_process = true;
         self.call("umask", libc::SYS_umask, [Arg::Number(mask.into())]);
     }
 
@@ -267,6 +276,7 @@ impl<'a> Worker<'a> {
     }
 
     pub(crate) fn fchdir(&mut self, dir: impl Into<At<'a>>) {
+        self.needs_process = true;
         self.call("fchdir", libc::SYS_fchdir, [Arg::At(dir.into())]);
     }
 
@@ -299,6 +309,7 @@ impl<'a> Worker<'a> {
     /// other mounts, so that the namespace keeps no file system of the host busy. Where the root is an
     /// initramfs, which cannot be left, everything stays as it is.
     pub(crate) fn leave_root(&mut self) {
+        self.needs_process = true;
         self.steps.push(Step::LeaveRoot);
     }
 
@@ -311,8 +322,6 @@ impl<'a> Worker<'a> {
         } else {
             None
         };
-        let stack =
-            Stack::new().map_err(|err| SyscallError::new("mmap(worker stack)", errno_of(&err)))?;
         let job = Job {
             steps: &self.steps,
             slots: (0..self.slots).map(|_| AtomicI32::new(-1)).collect(),
@@ -321,29 +330,19 @@ impl<'a> Worker<'a> {
             next: AtomicUsize::new(0),
             errno: AtomicI32::new(0),
         };
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES;
-        let args = CloneArgs { flags: flags as u64, ..CloneArgs::default() };
-        let signals = SignalsBlocked::new();
-        // SAFETY: VFORK: stack and job outlive the child's use of them. `work` makes raw system calls only
-        // and touches the job's memory, which no other thread has.
-        let pid = unsafe { clone(args, &stack, work, (&raw const job).cast_mut().cast()) };
-        let status = pid.map(wait);
-        drop(signals);
-        let failed = |call: &str, Errno(errno)| Err(SyscallError::new(call.to_owned(), errno));
-        match status {
-            Err(errno) => return failed("clone3(CLONE_VM|CLONE_VFORK|CLONE_FILES)", errno),
-            Ok(status) if libc::WIFSIGNALED(status) => {
-                job.collect();
-                let call = format!("worker, killed by signal {}", libc::WTERMSIG(status));
-                return failed(&call, Errno(libc::EINTR));
-            }
-            Ok(_) => {}
+        if self.needs_process {
+            job.perform_elsewhere()?;
+        } else {
+            let _signals = SignalsBlocked::new();
+            job.perform();
         }
         let opened = job.collect();
         let next = job.next.load(Ordering::Relaxed);
         match self.steps.get(next) {
             None => Ok(opened),
-            Some(step) => failed(&step.describe(&job), Errno(job.errno.load(Ordering::Relaxed))),
+            Some(step) => {
+                Err(SyscallError::new(step.describe(&job), job.errno.load(Ordering::Relaxed)))
+            }
         }
     }
 
@@ -423,6 +422,30 @@ impl Job<'_> {
             At::Cwd => libc::AT_FDCWD,
             At::Fd(fd) => fd.as_raw_fd(),
             At::Slot(Slot(i)) => self.slots.get(i).map_or(-1, |fd| fd.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// In a process made for it.
+    fn perform_elsewhere(&self) -> Result<(), SyscallError> {
+        let stack =
+            Stack::new().map_err(|err| SyscallError::new("mmap(worker stack)", errno_of(&err)))?;
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES;
+        let args = CloneArgs { flags: flags as u64, ..CloneArgs::default() };
+        let signals = SignalsBlocked::new();
+        // SAFETY: VFORK: stack and job outlive the child's use of them. `work` makes raw system calls only
+        // and touches the job's memory, which no other thread has.
+        let pid = unsafe { clone(args, &stack, work, (&raw const *self).cast_mut().cast()) };
+        let status = pid.map(wait);
+        drop(signals);
+        let failed = |call: &str, Errno(errno)| Err(SyscallError::new(call.to_owned(), errno));
+        match status {
+            Err(errno) => failed("clone3(CLONE_VM|CLONE_VFORK|CLONE_FILES)", errno),
+            Ok(status) if libc::WIFSIGNALED(status) => {
+                self.collect();
+                let call = format!("worker, killed by signal {}", libc::WTERMSIG(status));
+                failed(&call, Errno(libc::EINTR))
+            }
+            Ok(_) => Ok(()),
         }
     }
 

@@ -228,7 +228,8 @@ impl<'a> Builder<'a> {
                 self.into_cgroup = Some(dir);
             }
         }
-        let oom_kills = cgroup.oom_kills()?;
+        // One made just now has none yet.
+        let oom_kills = if owned { 0 } else { cgroup.oom_kills()? };
         Ok(Some(OwnCgroup { cgroup, owned, oom_kills }))
     }
 
