@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::exit_status::{Cause, ResourceUsage};
+use super::seccomp::Listener;
 use super::{Command, ExitStatus, Namespaces, Root, Signal, Stdio, Terminal, UserNamespace};
 use crate::cgroups::Cgroup;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -41,9 +42,8 @@ pub struct Child {
     pub stderr: Option<PipeReader>,
     /// The host's side of the terminal, if [`Command::terminal`] asked for one.
     pub terminal: Option<Terminal>,
-    /// Where the kernel reports system calls for an answer, if the seccomp filter notifies; see
-    /// seccomp_unotify(2).
-    pub seccomp_listener: Option<OwnedFd>,
+    /// Where the kernel asks for the answers to system calls, if the seccomp filter notifies.
+    pub seccomp_listener: Option<Listener>,
     pub(super) process: Process,
 }
 

@@ -7,6 +7,7 @@ mod action;
 mod arch;
 mod arg;
 mod bpf;
+mod listener;
 mod profile;
 mod syscalls;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use libc::sock_filter;
 pub use action::Action;
 pub use arch::Arch;
 pub use arg::{Arg, Op};
+pub use listener::{Listener, Notification, Response};
 
 use super::nearest::nearest;
 use crate::error::{Error, Result};

@@ -9,6 +9,7 @@
 //! | overlay in a user namespace | 5.11 | none: an error that says so |
 //! | overlay layers by descriptor, detached ones, copies of detached mounts | 6.13, 6.15, 6.15 | attached in a mount namespace of their own, under short names |
 //! | Landlock | 5.13; truncate 6.2, TCP 6.7, device ioctl 6.10, scopes 6.12 | an error that says so, or less restriction if `best_effort` asks for it |
+//! | seccomp notifications | 5.0; continue 5.5, end seen 5.8, open files given 5.9 | none: an error that says so |
 //! | openat2 | 5.6 | a walk that opens one component at a time |
 //! | waitid(P_PIDFD) for user namespaces | 5.4 | none |
 #![allow(unsafe_code)]
@@ -26,6 +27,7 @@ pub(crate) mod mount;
 pub(crate) mod plan;
 pub(crate) mod raw;
 pub(crate) mod root_dir;
+pub(crate) mod seccomp;
 pub(crate) mod signals;
 pub(crate) mod spawn;
 pub(crate) mod terminal;

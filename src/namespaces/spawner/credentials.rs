@@ -101,7 +101,7 @@ impl Builder<'_> {
             self.prctl("prctl(PR_SET_NO_NEW_PRIVS)", [libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0]);
         } else if let Some(filter) = filter.clone() {
             // Without no_new_privs a filter takes CAP_SYS_ADMIN, which the next steps may drop.
-            self.steps.push(Step::Seccomp { filter });
+            self.load_filter(filter);
         }
         if let Some(masks) = &masks {
             self.steps.push(Step::Bounding { keep: masks.bounding, last });
@@ -146,6 +146,17 @@ impl Builder<'_> {
             self.late_filter = Some(filter);
         }
         Ok(())
+    }
+
+    pub(super) fn load_filter(&mut self, filter: Filter) {
+        let step = Step::Seccomp { filter };
+        let joins = self.command.join.iter().any(|(kinds, _)| kinds.contains(Namespaces::PID));
+        if step.makes_listener() && !self.privileged && self.inside.is_none() && !joins {
+            // For the host to fetch the notification fd. The memory is a copy with a flag of its own, and nobody else is
+            // in the pid namespace.
+            self.prctl("prctl(PR_SET_DUMPABLE)", [libc::PR_SET_DUMPABLE, 1, 0, 0, 0]);
+        }
+        self.steps.push(step);
     }
 
     fn prctl(&mut self, what: &'static str, args: [i32; 5]) {

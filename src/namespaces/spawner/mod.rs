@@ -22,6 +22,7 @@ use self::filesystem::Places;
 use super::child::{OwnCgroup, Process};
 use super::command::{Clock, Users};
 use super::root::Source;
+use super::seccomp::Listener;
 use super::users::Identity;
 use super::{Child, Command, Namespaces, Stdio, Terminal, UserNamespace};
 use crate::cgroups::Cgroup;
@@ -527,7 +528,7 @@ impl<'a> Builder<'a> {
             self.steps.push(Step::ControllingTerminal { peer });
         }
         if let Some(filter) = self.late_filter.take() {
-            self.steps.push(Step::Seccomp { filter });
+            self.load_filter(filter);
         }
         let mut plan = Plan {
             namespaces: (self.unshared - self.late_namespaces).bits(),
@@ -582,7 +583,7 @@ impl<'a> Builder<'a> {
             stdout: stdout.map(Into::into),
             stderr: stderr.map(Into::into),
             terminal: terminal.map(Terminal::new),
-            seccomp_listener: spawned.listener,
+            seccomp_listener: spawned.listener.map(Listener::new),
             process: Process {
                 pid: spawned.pid,
                 pidfd: spawned.pidfd,

@@ -149,9 +149,23 @@ pub(super) fn seccomp(filter: &Filter, report: &Report) -> Done {
             if filter.flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
                 // A store, not a system call: the filter may stop any of those now.
                 report.listener.store(fd as i32 + 1, Ordering::Release);
+                return wait_until_taken(report);
             }
             Ok(())
         }
         Err(Errno(errno)) => Err(Failure { call: "seccomp(SECCOMP_SET_MODE_FILTER)", errno }),
     }
+}
+
+/// The notification fd is gone with execve, so the parent, which looks every millisecond, must have it before. Any call to
+/// wait with could be one that the filter stops.
+fn wait_until_taken(report: &Report) -> Done {
+    // Some seconds, in case the parent was killed.
+    for _ in 0..1u64 << 28 {
+        if report.listener_taken.load(Ordering::Acquire) != 0 {
+            return Ok(());
+        }
+        std::hint::spin_loop();
+    }
+    fail("seccomp(SECCOMP_FILTER_FLAG_NEW_LISTENER)", libc::ETIMEDOUT)
 }

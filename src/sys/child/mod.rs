@@ -80,6 +80,8 @@ pub(super) struct Report {
     pub(super) pidfd: AtomicI32,
     /// The number of the seccomp notification fd in the child's table, plus one.
     pub(super) listener: AtomicI32,
+    /// Not 0: the parent has it.
+    pub(super) listener_taken: AtomicI32,
 }
 
 impl Report {
