@@ -14,7 +14,7 @@
 //!     .output()?;
 //! assert_eq!(out.stdout, b"1\nsandbox\n");
 //! assert!(out.status.success(), "{}", out.status);
-//! # coracle::Result::Ok(())
+//! # Ok::<(), coracle::Error>(())
 //! ```
 //!
 //! # The layers

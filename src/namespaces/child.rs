@@ -217,7 +217,7 @@ impl Child {
     /// # use coracle::namespaces::Command;
     /// let child = Command::new("sleep").arg("60").isolated().spawn()?;
     /// let ps = child.exec(Command::new("ls").arg("/proc"))?.wait_with_output()?;
-    /// # coracle::Result::Ok(())
+    /// # Ok::<(), coracle::Error>(())
     /// ```
     ///
     /// # Errors

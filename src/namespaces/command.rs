@@ -40,7 +40,7 @@ use crate::namespaces::root::Source;
 /// use coracle::namespaces::Command;
 /// let output = Command::new("echo").arg("hello").isolated().output()?;
 /// assert_eq!(output.stdout, b"hello\n");
-/// # coracle::Result::Ok(())
+/// # Ok::<(), coracle::Error>(())
 /// ```
 ///
 /// # Embedding

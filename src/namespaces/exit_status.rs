@@ -13,7 +13,7 @@ use crate::{GIB, KIB, MIB};
 /// # use coracle::cgroups::Limits;
 /// let status = Command::new("memory-hog").limits(Limits::new().memory(256 * coracle::MIB)).status()?;
 /// assert_eq!(status.to_string(), "killed: out of memory (limit 256 MiB)");
-/// # coracle::Result::Ok(())
+/// # Ok::<(), coracle::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExitStatus {

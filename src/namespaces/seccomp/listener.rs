@@ -24,7 +24,7 @@ use crate::sys::seccomp as sys;
 ///     println!("process {} makes {:?}", call.pid, call.name());
 ///     listener.respond(&call, Response::Errno(libc::EPERM))?;
 /// }
-/// # coracle::Result::Ok(())
+/// # Ok::<(), coracle::Error>(())
 /// ```
 ///
 /// # Security
