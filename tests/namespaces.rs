@@ -206,6 +206,23 @@ fn mounts_of_every_kind_show_up_with_their_options() {
 }
 
 #[test]
+fn the_working_directory_of_a_sandbox_shows_whatever_is_mounted_around_it() {
+    require!(common::user_namespaces());
+    let dir = setup("namespaces-cwd");
+    dir.file("here/file", "seen");
+    dir.file("here/below/hidden", "");
+    let here = dir.path().join("here");
+    let above = dir.path().parent().unwrap().to_owned();
+    let cat = |mount: Mount| {
+        let script = "cat file; ls below; (: > new) 2>/dev/null || echo read-only";
+        says(sh(script).isolated().current_dir(&here).mount(mount))
+    };
+    assert_eq!(cat(Mount::tmpfs("/run")), "seenhidden\nread-only");
+    assert_eq!(cat(Mount::tmpfs(above)), "seenhidden\nread-only");
+    assert_eq!(cat(Mount::tmpfs(here.join("below"))), "seenread-only");
+}
+
+#[test]
 fn read_only_reaches_the_mounts_below() {
     require!(common::root());
     require!(common::containers());

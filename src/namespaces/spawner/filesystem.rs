@@ -30,10 +30,6 @@ const DEV_LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// What of the host's `/etc` its programs need to run, beside libraries: none of it is secret.
-const HOST_ETC: [&str; 7] =
-    ["alternatives", "group", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "passwd"];
-
 /// A detached tree, and what its root is.
 type Opened = (Slot, Kind);
 
@@ -75,8 +71,16 @@ impl Builder<'_> {
                 self.default_mounts()?;
             }
         }
+        // One of the caller's mounts may be below the working directory, or on a directory above it.
+        let early = self.mounts_below_working_tree()?;
+        if early {
+            self.working_tree()?;
+        }
         for (mount, source) in user_mounts {
             self.user_mount(&mount, source)?;
+        }
+        if !early {
+            self.working_tree()?;
         }
         self.sysctls()?;
         if root.is_some() && self.command.default_mounts {
@@ -133,7 +137,7 @@ impl Builder<'_> {
 
     /// A detached copy of a tree of the host: made now by a host that may, by the child where only its user
     /// namespace lets it.
-    fn tree(
+    pub(super) fn tree(
         &mut self,
         path: &Path,
         recursive: bool,
@@ -142,7 +146,7 @@ impl Builder<'_> {
         let source = c_path("path", path)?;
         if !self.privileged {
             let out = self.fds.empty();
-            self.steps.push(Step::OpenTree { source, recursive, out });
+            self.before_pivot(Step::OpenTree { source, recursive, out });
             return Ok(out);
         }
         let flags =
@@ -163,7 +167,7 @@ impl Builder<'_> {
         Ok(self.fds.own(tree))
     }
 
-    fn attributes(
+    pub(super) fn attributes(
         &mut self,
         mount: Slot,
         set: u64,
@@ -253,7 +257,7 @@ impl Builder<'_> {
         })
     }
 
-    fn target(&self, path: &Path, kind: Kind, strict: bool) -> Result<Target> {
+    pub(super) fn target(&self, path: &Path, kind: Kind, strict: bool) -> Result<Target> {
         let clean = absolute("mount point", path)?;
         let mut components = Vec::new();
         let mut prefix = Vec::new();
@@ -309,7 +313,7 @@ impl Builder<'_> {
     }
 
     /// Mounts a new file system.
-    fn fresh(&mut self, mount: &Mount, strict: bool) -> Result<Slot> {
+    pub(super) fn fresh(&mut self, mount: &Mount, strict: bool) -> Result<Slot> {
         let MountKind::Filesystem { fstype } = &mount.kind else {
             return Err(Error::invalid("only a file system can be mounted anew"));
         };
@@ -466,24 +470,13 @@ impl Builder<'_> {
     /// Binds a device of the host's.
     fn device(&mut self, device: &Device) -> Result<()> {
         let is_null = device.target == Path::new("/dev/null");
-        let tree = self.device_tree(&device.source)?;
+        let tree = self.tree(&device.source, false, None)?;
         let target = self.target(&device.target, Kind::File, true)?;
         self.steps.push(Step::Attach { mount: tree, target });
         if is_null {
             self.places.null = Some(tree);
         }
         Ok(())
-    }
-
-    /// A device node of the host's, opened before the change of roots.
-    fn device_tree(&mut self, device: &Path) -> Result<Slot> {
-        if self.privileged {
-            return self.tree(device, false, None);
-        }
-        let out = self.fds.empty();
-        let source = c_path("device", device)?;
-        self.before_pivot(Step::OpenTree { source, recursive: false, out });
-        Ok(out)
     }
 
     /// Puts a step in front of the change of roots, where paths are still the host's.
@@ -537,7 +530,7 @@ impl Builder<'_> {
             let null = match self.places.null {
                 Some(null) => null,
                 // The caller has a /dev of his own, which nothing is known of (CVE-2025-31133).
-                None => self.device_tree(Path::new("/dev/null"))?,
+                None => self.tree(Path::new("/dev/null"), false, None)?,
             };
             self.steps.push(Step::Mask { target, within, null, empty });
         }
@@ -565,67 +558,9 @@ impl Builder<'_> {
         }
         Ok(None)
     }
-
-    /// Fills the memory file system of `Command::isolated`.
-    fn host_programs(&mut self, root: Slot) -> Result<()> {
-        if !matches!(self.command.root.0, Source::HostPrograms) {
-            return Ok(());
-        }
-        for (name, mode) in [("etc", 0o755), ("tmp", 0o1777), ("var", 0o755), ("run", 0o755)] {
-            let name = c_string("directory", name)?;
-            self.steps.push(Step::Directory { dir: root, name, mode });
-        }
-        for name in ["bin", "sbin", "lib", "lib32", "lib64", "libx32"] {
-            let path = Path::new("/").join(name);
-            match fs::symlink_metadata(&path) {
-                Ok(found) if found.is_symlink() => {
-                    let to = fs::read_link(&path).context(|| format!("read {}", path.display()))?;
-                    let (name, target) = (c_string("link", name)?, c_path("link", &to)?);
-                    self.steps.push(Step::Symlink { dir: root, name, target });
-                }
-                Ok(found) if found.is_dir() => self.host_tree(&path, &found)?,
-                _ => {}
-            }
-        }
-        let mut paths = vec![PathBuf::from("/usr")];
-        paths.extend(HOST_ETC.iter().map(|name| Path::new("/etc").join(name)));
-        for path in paths {
-            if let Ok(found) = fs::metadata(&path) {
-                self.host_tree(&path, &found)?;
-            }
-        }
-        self.fresh(&Mount::tmpfs("/tmp").mode(0o1777), true)?;
-        if let Some(dir) = self.working_directory()?
-            && dir != Path::new("/")
-            && dir != Path::new("/tmp")
-            && !["/usr", "/proc", "/sys", "/dev"].iter().any(|own| dir.starts_with(own))
-        {
-            let found = fs::metadata(&dir)
-                .context(|| format!("use the working directory {}", dir.display()))?;
-            self.host_tree(&dir, &found)?;
-        }
-        Ok(())
-    }
-
-    fn host_tree(&mut self, path: &Path, found: &Metadata) -> Result<()> {
-        let slot = if self.privileged {
-            self.tree(path, true, None)?
-        } else {
-            let out = self.fds.empty();
-            let source = c_path("path", path)?;
-            self.before_pivot(Step::OpenTree { source, recursive: true, out });
-            out
-        };
-        let target = self.target(path, kind_of(found), true)?;
-        self.steps.push(Step::Attach { mount: slot, target });
-        let set = MountAttr::READ_ONLY | MountAttr::NO_DEV;
-        let name = path.display().to_string();
-        self.attributes(slot, set.bits(), Propagation::Private, true, &name);
-        Ok(())
-    }
 }
 
-fn kind_of(found: &Metadata) -> Kind {
+pub(super) fn kind_of(found: &Metadata) -> Kind {
     if found.is_dir() { Kind::Directory } else { Kind::File }
 }
 

@@ -6,6 +6,7 @@ mod device_nodes;
 mod environment;
 mod explain;
 mod filesystem;
+mod host_programs;
 
 use std::ffi::CString;
 use std::fs;
