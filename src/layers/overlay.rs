@@ -10,6 +10,7 @@ use std::ffi::{CStr, CString};
 use std::fmt::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{getegid, geteuid};
@@ -52,6 +53,8 @@ pub(super) struct Overlay {
     pub(super) namespace: Option<OwnedFd>,
     /// The layer on top, open for reading, if it was made in memory.
     pub(super) memory: Option<OwnedFd>,
+    /// The idmapped copies, if they are still detached.
+    pub(super) scaffolding: Mutex<Vec<OwnedFd>>,
 }
 
 /// What an overlay is made of.
@@ -87,8 +90,8 @@ impl<'a> Assembly<'a> {
         Ok(Self { lowers, top, ids, trees, tree_of })
     }
 
-    pub(super) fn build(&self) -> Result<Overlay> {
-        let overlay = match self.detached()? {
+    pub(super) fn build(mut self) -> Result<Overlay> {
+        let mut overlay = match self.detached()? {
             Err(err) if is_too_new(&err) => self.attached()?,
             other => other,
         }
@@ -103,6 +106,10 @@ impl<'a> Assembly<'a> {
         }
         if let Top::Scratch(scratch) = self.top {
             scratch.make_removable();
+        }
+        if overlay.namespace.is_none() {
+            let trees = std::mem::take(&mut self.trees).into_iter().map(|tree| tree.fd);
+            overlay.scaffolding = Mutex::new(trees.collect());
         }
         Ok(overlay)
     }
@@ -378,7 +385,12 @@ fn run(
     // Every slot is filled when all calls have succeeded.
     let mount = opened.take(mount).ok_or_else(|| SyscallError::new("fsmount", libc::EBADF))?;
     let mut take = |slot: Option<Slot>| slot.and_then(|slot| opened.take(slot));
-    Ok(Overlay { mount, namespace: take(namespace), memory: take(memory) })
+    Ok(Overlay {
+        mount,
+        namespace: take(namespace),
+        memory: take(memory),
+        scaffolding: Mutex::default(),
+    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use nix::fcntl::Flock;
 
@@ -131,6 +131,11 @@ impl From<&Rootfs> for Root {
 impl RootMount for Inner {
     fn detached(&self) -> Result<OwnedFd> {
         self.overlay.copy(&self.ids)
+    }
+
+    fn scaffolding(&self) -> Vec<OwnedFd> {
+        let mut mounts = self.overlay.scaffolding.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut mounts)
     }
 
     fn name(&self) -> String {

@@ -31,6 +31,11 @@ pub(crate) trait RootMount: std::fmt::Debug + Send + Sync {
     /// A detached mount for one process to attach.
     fn detached(&self) -> Result<OwnedFd>;
 
+    /// Detached mounts that it took to make the file system and that nobody needs any more. To take one apart on
+    /// its own makes the kernel wait, for milliseconds on a busy machine; a child that has an old root to
+    /// leave leaves them with it at no cost.
+    fn scaffolding(&self) -> Vec<OwnedFd>;
+
     /// A name for messages.
     fn name(&self) -> String;
 }

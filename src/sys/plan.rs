@@ -142,11 +142,13 @@ pub(crate) enum Step {
         root: Slot,
         old: Slot,
     },
-    /// Makes `root` the root of the namespace too. `leftovers`: what is mounted below an initramfs, which can only be covered, never detached.
+    /// Makes `root` the root of the namespace too. `leftovers`: what is mounted below an initramfs, which can
+    /// only be covered, never detached. `scaffolding`: detached mounts that go with the old root.
     DetachOldRoot {
         root: Slot,
         old: Slot,
         leftovers: Vec<CString>,
+        scaffolding: Vec<Slot>,
     },
     /// Brings up the loopback device of a new network namespace.
     Loopback,

@@ -41,6 +41,8 @@ pub(super) struct Places {
     pub(super) pts: Option<Slot>,
     null: Option<Slot>,
     old_root: Option<Slot>,
+    /// See `RootMount::scaffolding`.
+    scaffolding: Vec<Slot>,
 }
 
 impl Builder<'_> {
@@ -87,7 +89,12 @@ impl Builder<'_> {
             self.cover()?;
         }
         if let (Some(root), Some(old)) = (root, self.places.old_root) {
-            self.steps.push(Step::DetachOldRoot { root, old, leftovers: initramfs_mounts()? });
+            self.steps.push(Step::DetachOldRoot {
+                root,
+                old,
+                leftovers: initramfs_mounts()?,
+                scaffolding: std::mem::take(&mut self.places.scaffolding),
+            });
             let isolated = matches!(self.command.root.0, Source::HostPrograms);
             if self.command.read_only_root || isolated {
                 self.steps.push(Step::Attributes {
@@ -123,6 +130,10 @@ impl Builder<'_> {
                 let mount = mounts.detached()?;
                 let root = duplicate(&mount).context(|| "duplicate the root's file descriptor")?;
                 self.image_root = Some(Arc::new(root));
+                for mount in mounts.scaffolding() {
+                    let mount = self.fds.own(mount);
+                    self.places.scaffolding.push(mount);
+                }
                 Ok(Some(self.fds.own(mount)))
             }
             Source::HostPrograms => {

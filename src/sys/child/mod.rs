@@ -218,8 +218,8 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
             mounts::open_tree(libc::AT_FDCWD, source, *recursive).map(|fd| fds.set(*out, fd))
         }
         Step::EnterNewRoot { root, old } => mounts::enter_new_root(fds, *root, *old),
-        Step::DetachOldRoot { root, old, leftovers } => {
-            mounts::detach_old_root(fds.get(*root), fds.get(*old), leftovers)
+        Step::DetachOldRoot { root, old, leftovers, scaffolding } => {
+            mounts::detach_old_root(fds, *root, *old, leftovers, scaffolding)
         }
         Step::Loopback => loopback(),
         Step::Mount { fs, target, out } => mounts::mount(fds, fs, target.as_ref(), *out),

@@ -67,9 +67,31 @@ pub(super) fn enter_new_root(fds: &Fds, root: Slot, old: Slot) -> Done {
     change_here(libc::MS_REC | libc::MS_PRIVATE)
 }
 
-pub(super) fn detach_old_root(root: i32, old: i32, leftovers: &[CString]) -> Done {
+pub(super) fn detach_old_root(
+    fds: &Fds,
+    root: Slot,
+    old: Slot,
+    leftovers: &[CString],
+    scaffolding: &[Slot],
+) -> Done {
+    let (root, old) = (fds.get(root), fds.get(old));
     // The kernel exchanges the root of the process, so it has to be the old one once more.
     enter_root(old)?;
+    if leftovers.is_empty() {
+        for mount in scaffolding {
+            // SAFETY: C strings. Should it fail, closing the descriptor takes the mount apart as well, in its own time.
+            let _ = unsafe {
+                sys!(
+                    SYS_move_mount,
+                    fds.get(*mount),
+                    c"".as_ptr(),
+                    libc::AT_FDCWD,
+                    c"proc".as_ptr(),
+                    0x4 /* MOVE_MOUNT_F_EMPTY_PATH */
+                )
+            };
+        }
+    }
     fchdir(root)?;
     // SAFETY: C strings.
     match unsafe { sys!(SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) } {
