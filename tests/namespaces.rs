@@ -515,6 +515,45 @@ fn exec_runs_in_everything_the_container_has() {
     assert!(format!("{err:#}").contains("exec nonesuch in sleep"), "{err:?}");
 }
 
+/// The kernel lets the first process of a pid namespace end only when all others are reaped.
+#[test]
+fn a_container_can_be_waited_for_while_somebody_is_in_it() {
+    require!(common::user_namespaces());
+    let mut sleep = Command::new("sleep");
+    sleep.arg("1000");
+    let mut isolated = sleep.clone();
+    isolated.isolated();
+    let container = || isolated.clone().spawn().unwrap();
+    let mut first = container();
+    let mut guest = first.exec(&mut sleep).unwrap();
+    let mut ended = first.exec(&mut Command::new("true")).unwrap();
+    let mut through = guest.exec(&mut sleep).unwrap();
+    first.kill().unwrap();
+    assert_eq!(first.wait().unwrap().signal(), Some(Signal::KILL));
+    for joined in [&mut guest, &mut through] {
+        assert_eq!(joined.try_wait().unwrap().and_then(|s| s.signal()), Some(Signal::KILL));
+        assert_eq!(joined.wait().unwrap().signal(), Some(Signal::KILL));
+    }
+    let status = ended.wait().unwrap();
+    assert!(status.success() || status.signal() == Some(Signal::KILL), "{status}");
+    // With a time limit, by dropping it, and from a detached guest.
+    let mut first = isolated.clone().timeout(Duration::from_millis(50)).spawn().unwrap();
+    let _guest = first.exec(&mut sleep).unwrap();
+    assert!(first.wait().unwrap().timed_out());
+    let first = container();
+    let mut guest = first.exec(&mut sleep).unwrap();
+    let pidfd = first.exec(&mut sleep).unwrap().detach().unwrap();
+    drop(first);
+    assert_eq!(guest.wait().unwrap().signal(), Some(Signal::KILL));
+    drop(pidfd);
+    let mut first = container();
+    let guest = first.exec(&mut sleep).unwrap();
+    assert_eq!(first.wait_timeout(Duration::from_millis(150)).unwrap(), None);
+    drop(guest);
+    first.kill().unwrap();
+    assert!(first.wait_timeout(Duration::from_secs(60)).unwrap().is_some());
+}
+
 #[test]
 fn usage_and_limits_show_in_the_exit_status() {
     require!(common::containers());

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::exit_status::{Cause, ResourceUsage};
+use super::guests::{Guest, Guests};
 use super::seccomp::Listener;
 use super::{Command, ExitStatus, Namespaces, Root, Signal, Stdio, Terminal, UserNamespace};
 use crate::cgroups::Cgroup;
@@ -65,6 +66,9 @@ pub(super) struct Process {
     /// Keeps what a stack writes to from being given to another while the process may write.
     pub(super) _made_of: Root,
     pub(super) kill_on_drop: bool,
+    /// Those executed in its namespaces, it included if it is one.
+    pub(super) guests: Arc<Guests>,
+    pub(super) guest: Option<Arc<Guest>>,
 }
 
 /// The cgroup a process runs in.
@@ -220,6 +224,9 @@ impl Child {
     /// # Ok::<(), coracle::Error>(())
     /// ```
     ///
+    /// The first process of a pid namespace counts as ended, and its pidfd becomes readable, only once all others in it are
+    /// reaped. [`wait`](Child::wait) and its kin, and dropping, see to that; an event loop has to watch both.
+    ///
     /// # Errors
     ///
     /// As [`Command::spawn`]; Linux 5.8 is needed to join namespaces by pidfd.
@@ -259,9 +266,11 @@ fn read_some(reader: &mut PipeReader, buffer: &mut Vec<u8>) -> std::io::Result<u
 impl Process {
     fn poll_until(&self, until: Option<Instant>) -> Result<()> {
         let timeout = until.map(|at| at.saturating_duration_since(Instant::now()));
-        sys::wait::poll(&self.pidfd, timeout)
-            .map(drop)
-            .context(|| format!("wait for {}", self.program))
+        let waited = match &self.guest {
+            Some(_) => sys::wait::poll(&self.pidfd, timeout).map(drop),
+            None => self.guests.wait_for(&self.pidfd, until),
+        };
+        waited.context(|| format!("wait for {}", self.program))
     }
 
     fn time_is_up(&self) -> bool {
@@ -292,15 +301,26 @@ impl Process {
     }
 
     fn wait_pidfd(&self, block: bool) -> Result<Option<sys::wait::Ended>> {
-        sys::wait::wait(&self.pidfd, block).context(|| format!("wait for {}", self.program)).map_err(
-            |err| match err.raw_os_error() {
+        let waited = match &self.guest {
+            Some(guest) => guest.wait(block),
+            None if block => self
+                .guests
+                .wait_for(&self.pidfd, None)
+                .and_then(|()| sys::wait::wait(&self.pidfd, true)),
+            None => {
+                self.guests.reap();
+                sys::wait::wait(&self.pidfd, false)
+            }
+        };
+        waited.context(|| format!("wait for {}", self.program)).map_err(|err| {
+            match err.raw_os_error() {
                 Some(libc::ECHILD) => err.with_kind(ErrorKind::InvalidState).with_hint(
                     "the host ignores SIGCHLD or reaps all children, so the kernel forgot the exit status; \
                      Linux 6.15 still knows it",
                 ),
                 _ => err,
-            },
-        )
+            }
+        })
     }
 
     fn out_of_memory(&self, status: i32) -> Option<Cause> {
@@ -342,7 +362,7 @@ impl Process {
     }
 
     fn wait_dead(&self) {
-        let _ = sys::wait::poll(&self.pidfd, None);
+        let _ = self.poll_until(None);
     }
 
     /// Whether it has ended, seen or unseen.

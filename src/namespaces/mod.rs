@@ -6,6 +6,7 @@ mod child;
 mod command;
 mod device;
 mod exit_status;
+mod guests;
 mod id_map;
 mod id_range;
 mod landlock;

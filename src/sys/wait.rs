@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 /// How a process ended: the status of wait(2), and its use of resources where the kernel still had it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Ended {
     pub(crate) status: i32,
     pub(crate) usage: Option<libc::rusage>,

@@ -579,7 +579,7 @@ impl<'a> Builder<'a> {
             .command
             .timeout
             .and_then(|limit| Instant::now().checked_add(limit).map(|at| (at, limit)));
-        let child = Child {
+        let mut child = Child {
             stdin: stdin.map(Into::into),
             stdout: stdout.map(Into::into),
             stderr: stderr.map(Into::into),
@@ -598,8 +598,15 @@ impl<'a> Builder<'a> {
                 root: self.image_root,
                 _made_of: self.command.root.clone(),
                 kill_on_drop: true,
+                guests: self.inside.map(|host| host.guests.clone()).unwrap_or_default(),
+                guest: None,
             },
         };
+        if self.inside.is_some() {
+            let process = &child.process;
+            let guest = process.guests.add(process.pidfd()).context(|| "duplicate a pidfd")?;
+            child.process.guest = Some(guest);
+        }
         if contained {
             refuse_running_host_program(&child)?;
         }
