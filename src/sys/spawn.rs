@@ -163,7 +163,7 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
     let listener = match &pidfd {
         Some(pidfd) => {
             let listens = plan.steps.iter().any(Step::makes_listener);
-            wait_for_exec(report, &reader, pidfd, listens)
+            wait_for_exec(report, &reader, pidfd, listens, plan.changes_credentials())
         }
         None => Ok(None),
     };
@@ -281,25 +281,32 @@ fn pipe(below: i32) -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Waits until a child has executed its program or is gone: either closes its end of the pipe.
 ///
-/// vfork alone is not enough. The kernel wakes the parent just *before* it gives the child its new memory: a host that
-/// switched its dumpable flag on again in that moment would lay its memory open to who can trace the child.
+/// vfork alone is not enough, nor is the pipe: the kernel wakes the parent, and Debian's 6.1 closes what is close-on-exec,
+/// just *before* the child gets its new memory. A host that switched its dumpable flag on again in that
+/// moment would lay its memory open to who can trace the child, and `/proc/PID/exe` is still the host's. So with
+/// `thorough` it waits for the last step.
 /// A seccomp listener is fetched as soon as it is there, since a filter may stop the very execve.
 fn wait_for_exec(
     report: &Report,
     pipe: &OwnedFd,
     pidfd: &OwnedFd,
     listens: bool,
+    thorough: bool,
 ) -> io::Result<Option<OwnedFd>> {
     let mut listener = None;
     loop {
-        let ended = poll(pipe, if listens { 1 } else { 20 })?
-            // Another thread of the host may have forked meanwhile and keep the pipe open.
-            || has_executed(report.pid.load(Ordering::Acquire))
+        let closed = poll(pipe, if listens { 1 } else { 20 })?;
+        let ended = closed && !thorough
+            || match executed(report.pid.load(Ordering::Acquire)) {
+                // Another thread of the host may have forked meanwhile and keep the pipe open.
+                Some(executed) => executed,
+                // The host has no /proc, or sees only its own processes there.
+                None => closed,
+            }
             || poll(pidfd, 0)?;
         let number = report.listener.load(Ordering::Acquire);
         if number > 0 && listener.is_none() {
             listener = Some(get_fd(pidfd, number - 1)?);
-            report.listener_taken.store(1, Ordering::Release);
         }
         if ended {
             return Ok(listener);
@@ -310,15 +317,17 @@ fn wait_for_exec(
                 return Ok(listener);
             }
         }
+        if closed {
+            std::thread::yield_now();
+        }
     }
 }
 
-/// Whether PF_FORKNOEXEC is gone from the flags, the ninth field of `/proc/PID/stat`.
-pub(crate) fn has_executed(pid: i32) -> bool {
+/// Whether PF_FORKNOEXEC is gone from the flags, the ninth field of `/proc/PID/stat`; `None` if that cannot be read.
+pub(crate) fn executed(pid: i32) -> Option<bool> {
     const FORKED_NOT_EXECUTED: u64 = 0x40;
-    let Some(stat) = stat(pid) else { return false };
-    let flags = stat.split(' ').nth(6);
-    flags.and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|f| f & FORKED_NOT_EXECUTED == 0)
+    let flags = stat(pid)?.split(' ').nth(6)?.parse::<u64>().ok()?;
+    Some(flags & FORKED_NOT_EXECUTED == 0)
 }
 
 fn poll(fd: &OwnedFd, milliseconds: i32) -> io::Result<bool> {

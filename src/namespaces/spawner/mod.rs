@@ -659,13 +659,15 @@ fn host_program_refusal() -> Result<Step> {
 
 /// The check in the child goes by path; this one sees what was executed in the end.
 fn refuse_running_host_program(child: &Child) -> Result<()> {
-    let Ok(found) = fs::metadata(format!("/proc/{}/exe", child.process.pid)) else {
-        // Gone already, or not ours to look at.
-        return Ok(());
+    let pid = child.process.pid;
+    let runs_it = || {
+        // Otherwise gone already, or not ours to look at.
+        let found = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+        Some(Some((found.dev(), found.ino())) == host_program())
     };
-    // A seccomp filter may hold it up before it has executed anything.
-    let executed = sys::spawn::has_executed(child.process.pid);
-    if executed && Some((found.dev(), found.ino())) == host_program() {
+    // A seccomp filter may hold it up before it has executed anything, or it executed just after the first look.
+    if runs_it() == Some(true) && sys::spawn::executed(pid) == Some(true) && runs_it() == Some(true)
+    {
         return Err(Error::new(
             ErrorKind::SafetyViolation,
             "the program is the host's own executable",
