@@ -289,7 +289,10 @@ impl Process {
         }
         let Some(ended) = ended else { return Ok(None) };
         let cause = match self.deadline {
-            Some((_, limit)) if self.timed_out => Some(Cause::TimedOut { limit }),
+            // It may have ended by itself, and only its output was waited for.
+            Some((_, limit)) if self.timed_out && libc::WIFSIGNALED(ended.status) => {
+                Some(Cause::TimedOut { limit })
+            }
             _ => self.out_of_memory(ended.status),
         };
         let status = ExitStatus::new(ended.status, cause, ended.usage.as_ref().map(usage));
