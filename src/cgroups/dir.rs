@@ -9,7 +9,7 @@ use std::sync::Arc;
 use nix::dir::Dir as Entries;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{Mode, fstatat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::error::SyscallError;
@@ -101,7 +101,10 @@ impl Dir {
     }
 
     pub(super) fn mkdir(&self, rel: &str) -> Call<()> {
-        mkdirat(&self.fd, rel, Mode::from_bits_truncate(0o755))
+        let mode = Mode::from_bits_truncate(0o755);
+        mkdirat(&self.fd, rel, mode)
+            // The host's umask would keep a container's users out of their own /sys/fs/cgroup.
+            .and_then(|()| fchmodat(&self.fd, rel, mode, FchmodatFlags::FollowSymlink))
             .map_err(|errno| failed("mkdir", &self.join(rel), "", errno))
     }
 

@@ -61,6 +61,10 @@ impl Builder<'_> {
                     .with_hint("add .unshare(Namespaces::MOUNT)"))
             };
         }
+        if self.contained() {
+            // What is made on the way to a mount point has the mode it should; the process gets its own mask later.
+            self.steps.push(Step::Umask { mask: 0 });
+        }
         let root = self.root()?;
         let user_mounts = self.sources()?;
         self.steps.push(Step::Propagation { flags: libc::MS_REC | libc::MS_PRIVATE });
