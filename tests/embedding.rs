@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use common::{audit, require};
 use coracle::ErrorKind;
-use coracle::namespaces::{Command, Signal, Stdio};
+use coracle::namespaces::{Command, Mount, Signal, Stdio};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -585,5 +585,35 @@ fn signal_masks_are_the_hosts_own_and_the_child_starts_clean() {
             assert!(line.ends_with("0000000000000000"), "{line}");
         }
         assert_eq!(SigSet::thread_get_mask().unwrap(), blocked);
+    });
+}
+
+#[test]
+fn the_hosts_umask_does_not_show_in_a_container() {
+    require!(common::user_namespaces());
+    common::alone(|| {
+        let sandbox = common::setup("umask");
+        let host = sandbox.dir("host");
+        let modes = |mask: u32| {
+            let root = sandbox.dir(format!("root-{mask:o}"));
+            matrix::root_dir_at(&root);
+            nix::sys::stat::umask(Mode::from_bits_truncate(mask));
+            let look = "stat -c '%a %n' / /dev /dev/* /proc /sys /run /tmp /mnt/* /mnt/*/* 2>/dev/null; umask";
+            let mut rooted = matrix::rooted(&["sh", "-c", look], &root);
+            rooted.mount(Mount::bind(&host, "/mnt/deep/dir"));
+            let mut isolated = Command::new("sh");
+            isolated.args(["-c", look]).isolated().current_dir("/");
+            let mut said = String::new();
+            for mut command in [rooted, isolated] {
+                let output = command.output().unwrap_or_else(|err| panic!("{err:?}"));
+                said += std::str::from_utf8(&output.stdout).unwrap();
+            }
+            nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
+            said
+        };
+        let usual = modes(0o022);
+        assert!(usual.contains("755 /mnt/deep"), "{usual}");
+        assert_eq!(modes(0o077), usual);
+        assert_eq!(modes(0), usual);
     });
 }

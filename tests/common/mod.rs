@@ -29,7 +29,7 @@ pub fn emulated() -> bool {
     std::env::var_os("CORACLE_TEST_EMULATED").is_some()
 }
 
-/// How often to do something that is done `many` times: a tenth of it on the emulated machine.
+/// How often to do something that is done `many` times: a fraction of it on the emulated machine.
 pub fn rounds(many: usize) -> usize {
-    if emulated() { many.div_ceil(10) } else { many }
+    if emulated() { many.div_ceil(40) } else { many }
 }
