@@ -399,9 +399,12 @@ fn given_descriptors_arrive_under_their_numbers_and_no_others() {
 fn descriptors_at_every_low_number_confuse_nothing() {
     require!(common::user_namespaces());
     let null = || OwnedFd::from(File::open("/dev/null").unwrap());
-    for _ in 0..20 {
+    for round in 0..20 {
         let mut command = Command::new("true");
         command.isolated();
+        if round % 2 == 0 {
+            command.init();
+        }
         for number in 3..40 {
             command.fd(number, null());
         }

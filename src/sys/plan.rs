@@ -248,8 +248,10 @@ pub(crate) enum Step {
         peer: Slot,
     },
     /// Everything but `map`'s targets (and 0, 1, 2) is closed at exec.
+    /// `keep` is a descriptor that later steps still use, under whatever number.
     Descriptors {
         map: Vec<(Slot, i32)>,
+        keep: Option<Slot>,
     },
     Chdir {
         path: CString,

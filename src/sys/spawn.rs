@@ -251,7 +251,7 @@ fn signal_of(pidfd: &OwnedFd) -> Option<i32> {
 /// The highest number under which the child puts a descriptor.
 fn highest_target(plan: &Plan) -> i32 {
     let targets = plan.steps.iter().flat_map(|step| match step {
-        Step::Descriptors { map } => map.as_slice(),
+        Step::Descriptors { map, .. } => map.as_slice(),
         _ => &[],
     });
     targets.map(|(_, target)| *target).max().unwrap_or(2).max(2)

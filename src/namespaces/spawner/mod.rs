@@ -524,7 +524,7 @@ impl<'a> Builder<'a> {
     fn finish(mut self, cgroup: Option<OwnCgroup>, streams: Streams) -> Result<Child> {
         let exec = self.exec()?;
         let contained = self.contained();
-        self.steps.push(Step::Descriptors { map: streams.map });
+        self.steps.push(Step::Descriptors { map: streams.map, keep: self.init });
         if let Some(peer) = self.peer {
             self.steps.push(Step::ControllingTerminal { peer });
         }

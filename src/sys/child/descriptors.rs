@@ -5,16 +5,16 @@ use crate::sys::plan::{Fds, Slot};
 use crate::sys::raw::{Errno, sys};
 
 /// Puts each fd of `map` at its number and marks everything else above 2 close-on-exec.
-pub(super) fn arrange(fds: &Fds, map: &[(Slot, i32)]) -> Done {
+pub(super) fn arrange(fds: &Fds, map: &[(Slot, i32)], keep: Option<Slot>) -> Done {
     // Sources may sit where targets go: lift them out of the way first.
     let above = map.iter().map(|(_, target)| *target).max().unwrap_or(2).max(2).saturating_add(1);
-    for (slot, _) in map {
-        let fd = fds.get(*slot);
+    for slot in map.iter().map(|(slot, _)| *slot).chain(keep) {
+        let fd = fds.get(slot);
         if fd < above {
             // SAFETY: takes no pointer.
             let lifted = unsafe { sys!(SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, above) }
                 .named("fcntl(F_DUPFD_CLOEXEC)")?;
-            fds.set(*slot, lifted as i32);
+            fds.set(slot, lifted as i32);
         }
     }
     close_on_exec_from(3)?;

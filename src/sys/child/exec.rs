@@ -10,7 +10,8 @@ use crate::sys::raw::{Errno, sys};
 pub(super) fn execute(exec: &Exec, fds: &Fds) -> Failure {
     unblock_signals();
     let mut worst = Failure { call: "execve", errno: libc::ENOENT };
-    for candidate in &exec.candidates {
+    let (mut next, mut busy) = (0, 0);
+    while let Some(candidate) = exec.candidates.get(next) {
         let result = match exec.init {
             Some(init) => {
                 // The init always starts: look first whether this is one it can execute.
@@ -21,6 +22,7 @@ pub(super) fn execute(exec: &Exec, fds: &Fds) -> Failure {
                     if errno == libc::EACCES {
                         worst.errno = errno;
                     }
+                    next += 1;
                     continue;
                 }
                 exec.argv.set_first(candidate);
@@ -42,14 +44,32 @@ pub(super) fn execute(exec: &Exec, fds: &Fds) -> Failure {
             },
         };
         match result {
+            // Another thread of the host that forked while the file was being written has it open until its
+            // child executes.
+            Err(Errno(libc::ETXTBSY)) if busy < BUSY_RETRIES => {
+                busy += 1;
+                pause();
+                continue;
+            }
             Err(Errno(libc::ENOENT | libc::ENOTDIR)) => {}
             // As execvp: remember that it was there, look further.
             Err(Errno(libc::EACCES)) => worst.errno = libc::EACCES,
             Err(Errno(errno)) => return Failure { call: "execve", errno },
             Ok(_) => {}
         }
+        next += 1;
     }
     worst
+}
+
+/// A file that is open for writing is tried again for as long as another thread's spawn may take.
+const BUSY_RETRIES: u32 = 50;
+
+fn pause() {
+    // One millisecond: a struct timespec.
+    let time = [0u64, 1_000_000];
+    // SAFETY: the kernel reads one timespec.
+    let _ = unsafe { sys!(SYS_nanosleep, time.as_ptr(), 0usize) };
 }
 
 fn unblock_signals() {

@@ -285,7 +285,7 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
             terminal::open(fds, *pts, *peer, *socket, *rows, *columns)
         }
         Step::ControllingTerminal { peer } => terminal::make_controlling(fds.get(*peer)),
-        Step::Descriptors { map } => descriptors::arrange(fds, map),
+        Step::Descriptors { map, keep } => descriptors::arrange(fds, map, *keep),
         Step::Chdir { path, rooted } => mounts::chdir(path, *rooted),
         Step::Capabilities { sets } => credentials::set_capabilities(sets),
         Step::Bounding { keep, last } => credentials::drop_bounding(*keep, *last),
