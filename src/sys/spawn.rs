@@ -307,6 +307,7 @@ fn wait_for_exec(
         let number = report.listener.load(Ordering::Acquire);
         if number > 0 && listener.is_none() {
             listener = Some(get_fd(pidfd, number - 1)?);
+            report.listener_taken.store(1, Ordering::Release);
         }
         if ended {
             return Ok(listener);
