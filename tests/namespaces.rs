@@ -207,7 +207,7 @@ fn mounts_of_every_kind_show_up_with_their_options() {
 
 #[test]
 fn the_working_directory_of_a_sandbox_shows_whatever_is_mounted_around_it() {
-    require!(common::user_namespaces());
+    require!(common::containers());
     let dir = setup("namespaces-cwd");
     dir.file("here/file", "seen");
     dir.file("here/below/hidden", "");
@@ -397,7 +397,7 @@ fn given_descriptors_arrive_under_their_numbers_and_no_others() {
 /// The child must not close the pipe on which the host waits for it, whatever number that has.
 #[test]
 fn descriptors_at_every_low_number_confuse_nothing() {
-    require!(common::user_namespaces());
+    require!(common::containers());
     let null = || OwnedFd::from(File::open("/dev/null").unwrap());
     for round in 0..20 {
         let mut command = Command::new("true");
@@ -521,7 +521,7 @@ fn exec_runs_in_everything_the_container_has() {
 /// The kernel lets the first process of a pid namespace end only when all others are reaped.
 #[test]
 fn a_container_can_be_waited_for_while_somebody_is_in_it() {
-    require!(common::user_namespaces());
+    require!(common::containers());
     let mut sleep = Command::new("sleep");
     sleep.arg("1000");
     let mut isolated = sleep.clone();
