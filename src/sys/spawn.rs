@@ -154,8 +154,11 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
     drop(signals);
     drop(writer);
 
-    let pid = report.pid.load(Ordering::Acquire);
     let pidfd = report.pidfd.load(Ordering::Acquire);
+    if report.pid.load(Ordering::Acquire) == 0 && pidfd >= 0 && clone::clone3_missing() {
+        report.pid.store(pid_of_child(pidfd).unwrap_or(0), Ordering::Release);
+    }
+    let pid = report.pid.load(Ordering::Acquire);
     // SAFETY: the kernel made this fd for us; nobody else knows it. A clone that fails late, as it does in an
     // intermediate child that is being killed, leaves the number of an fd that it has given back: there is
     // one only if there is a process.
@@ -204,13 +207,25 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
     })
 }
 
+/// The process of a pidfd, if it is a child of this one. For when the intermediate child has not stored the pid yet,
+/// or was killed before it could, and the kernel has not either: the old clone takes one pointer only.
+fn pid_of_child(pidfd: i32) -> Option<i32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{pidfd}")).ok()?;
+    let pid: i32 = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
+    let parent = stat(pid)?.split(' ').nth(1)?.parse::<u32>().ok()?;
+    (parent == std::process::id()).then_some(pid)
+}
+
 /// Waits until the intermediate child, and so the real one, no longer needs the host's memory. Whether the
 /// latter was killed because somebody stopped it: in a container that it has come into, any process with
 /// the right to signal it could hold up the host that way.
 fn watch(outer: &OwnedFd, report: &Report) -> bool {
     let mut stopped = false;
     while let Ok(false) = poll(outer, 50) {
-        let pid = report.pid.load(Ordering::Acquire);
+        let pid = match report.pid.load(Ordering::Acquire) {
+            0 => pid_of_child(report.pidfd.load(Ordering::Acquire)).unwrap_or(0),
+            pid => pid,
+        };
         if pid > 0 && stat(pid).is_some_and(|stat| stat.starts_with(['T', 't'])) {
             stopped = true;
             // SAFETY: takes no other pointer than null. The kernel stored both numbers, and the process
