@@ -48,7 +48,7 @@ fn leaves_nothing(mut body: impl FnMut()) {
 fn eight_threads_spawn_at_once() {
     leaves_nothing(|| {
         thread::scope(|scope| {
-            for _ in 0..8 {
+            for _ in 0..if common::emulated() { 3 } else { 8 } {
                 scope.spawn(|| {
                     let sandbox = common::setup("load");
                     for _ in 0..common::rounds(5) {
