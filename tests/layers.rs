@@ -527,11 +527,10 @@ fn changes_are_told_as_they_are() {
 }
 
 fn set_attribute(path: &Path) {
-    // Descriptors are not inherited.
-    let path = path.strip_prefix("/proc/self").unwrap();
-    let path = Path::new("/proc").join(std::process::id().to_string()).join(path);
-    let script = "import os, sys; os.setxattr(sys.argv[1], 'user.note', b'1')";
-    let set = Command::new("python3").args(["-c", script]).arg(path).status();
+    // By descriptor: while another thread spawns, this process's /proc is closed to others.
+    let file = File::open(path).unwrap();
+    let script = "python3 -c \"import os; os.setxattr(3, 'user.note', b'1')\" 3<&0 </dev/null";
+    let set = Command::new("sh").args(["-c", script]).stdin(file).status();
     assert!(set.unwrap().success());
 }
 

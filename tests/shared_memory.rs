@@ -174,6 +174,8 @@ fn a_container_that_stops_who_comes_in_does_not_stop_the_host() {
     common::alone(|| {
         let mut stopper = Command::new("perl");
         stopper.args(["-e", "while (1) { kill 'STOP', -1 }"]).isolated();
+        // It must not outlive a test that is itself killed.
+        stopper.parent_death_signal(Signal::KILL);
         let container = stopper.stdin(Stdio::null()).spawn().unwrap();
         let before = audit::state();
         let mut stopped = 0;

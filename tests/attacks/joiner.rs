@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use coracle::namespaces::{Capabilities, Child, Command, Seccomp, Stdio};
+use coracle::namespaces::{Capabilities, Child, Command, Seccomp, Signal, Stdio};
 
 use super::common::{self, require};
 use super::image::{Image, isolated, said_by};
@@ -62,6 +62,8 @@ fn cve_2016_9962_2016_8649_who_joins_cannot_be_traced() {
         .arg(image.host())
         .arg((secret.as_ptr() as usize).to_string());
     hunter.arg(&*secret).arg(&program).init().stdout(Stdio::piped());
+    // It must not outlive a test that is itself killed.
+    hunter.parent_death_signal(Signal::KILL);
     let hunter = hunter.capabilities(Capabilities::all()).spawn().unwrap();
     for _ in 0..400 {
         let status =

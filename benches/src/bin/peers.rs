@@ -94,7 +94,7 @@ fn succeed(success: bool) -> Result<()> {
 /// Our side.
 struct Contender {
     name: String,
-    stdin: ChildStdin,
+    stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
     child: std::process::Child,
     times: Vec<f64>,
@@ -103,7 +103,7 @@ struct Contender {
 impl Contender {
     fn start(name: &str, command: &mut Command) -> Result<Self> {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let stdin = child.stdin.take().ok_or("no pipe")?;
+        let stdin = Some(child.stdin.take().ok_or("no pipe")?);
         let stdout = BufReader::new(child.stdout.take().ok_or("no pipe")?);
         Ok(Self { name: name.into(), stdin, stdout, child, times: Vec::new() })
     }
@@ -122,7 +122,7 @@ impl Contender {
 
     /// Microseconds for each of `count` times.
     fn ask(&mut self, count: u32) -> Result<f64> {
-        writeln!(self.stdin, "{count}")?;
+        writeln!(self.stdin.as_mut().ok_or("it has ended")?, "{count}")?;
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
         let nanoseconds: f64 = line.trim().parse().map_err(|_| format!("{} gave up", self.name))?;
@@ -142,7 +142,8 @@ impl Contender {
 
 impl Drop for Contender {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // At the end of its input it ends by itself, and takes its containers along.
+        drop(self.stdin.take());
         let _ = self.child.wait();
     }
 }
