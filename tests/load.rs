@@ -7,6 +7,7 @@ mod matrix;
 
 use std::fs;
 use std::thread;
+use std::time::Duration;
 
 use common::{audit, require};
 use coracle::namespaces::{Command, Namespaces, Stdio};
@@ -30,13 +31,30 @@ fn range_locks() -> usize {
     locks.lines().filter(|lock| lock.contains(&own)).count()
 }
 
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// One that was joined may stay for a moment.
+fn wait_for_threads(expected: usize) {
+    for _ in 0..500 {
+        if threads() <= expected {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Runs `body` twice, the second time under the eyes of the auditor: the first one fills caches.
 fn leaves_nothing(mut body: impl FnMut()) {
     common::alone(|| {
+        let threads = threads();
         body();
+        wait_for_threads(threads);
         let before = audit::snapshot();
         let (memory, maps, locks) = (resident(), mappings(), range_locks());
         body();
+        wait_for_threads(threads);
         before.assert_unchanged();
         assert_eq!(range_locks(), locks);
         assert!(mappings() < maps + 50, "{} mappings, before {maps}", mappings());
