@@ -2,7 +2,9 @@
 //! See subuid(5) and newuidmap(1).
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use nix::unistd::{User, getegid, geteuid};
 
@@ -58,13 +60,36 @@ fn of_user(text: &str, name: Option<&str>, uid: Option<u32>) -> Vec<Ids> {
         .collect()
 }
 
-/// Everything granted to anybody in either file.
-pub(crate) fn all_ranges() -> Vec<Ids> {
+/// What a file that has not changed still has: inode, size and time of the last change.
+type Stamp = Option<(u64, u64, i64, i64)>;
+
+struct Known {
+    as_of: [Stamp; 2],
+    ranges: Arc<[Ids]>,
+}
+
+/// Everything granted to anybody in either file. Every container asks, so that the answer is kept.
+pub(crate) fn all_ranges() -> Arc<[Ids]> {
+    static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+    // A missing file grants nothing.
+    let stamps = [SUBUID, SUBGID].map(|file| {
+        let found = fs::metadata(file).ok()?;
+        Some((found.ino(), found.size(), found.ctime(), found.ctime_nsec()))
+    });
+    if let Ok(known) = KNOWN.try_lock()
+        && let Some(known) = known.as_ref()
+        && known.as_of == stamps
+    {
+        return Arc::clone(&known.ranges);
+    }
     let mut ranges = Vec::new();
     for file in [SUBUID, SUBGID] {
-        // A missing file grants nothing.
         let text = fs::read_to_string(file).unwrap_or_default();
         ranges.extend(parse(&text).map(|line| Ids { start: line.start, count: line.count }));
+    }
+    let ranges: Arc<[Ids]> = ranges.into();
+    if let Ok(mut known) = KNOWN.try_lock() {
+        *known = Some(Known { as_of: stamps, ranges: Arc::clone(&ranges) });
     }
     ranges
 }

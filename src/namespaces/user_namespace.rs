@@ -17,7 +17,9 @@ use super::id_range::{self, IdRange};
 use super::{Command, subordinate};
 use crate::error::{Context, Error, ErrorKind, Result, SyscallError};
 use crate::sys::dumpable::Dumpable;
-use crate::sys::user_namespace::{Holder, effective_capabilities, is_user_namespace};
+use crate::sys::user_namespace::{
+    Holder, effective_capabilities, in_initial_user_namespace, is_user_namespace,
+};
 
 /// Numbers of capabilities(7).
 const CAP_SETGID: u32 = 6;
@@ -95,7 +97,11 @@ impl UserNamespace {
             let map = subordinate::caller_map().unwrap_or_else(IdMap::single);
             return Self::make(&map, None);
         }
-        let own = own_map().context(|| "read the id map of this process")?;
+        let own = if in_initial_user_namespace() {
+            every_id()
+        } else {
+            own_map().context(|| "read the id map of this process")?
+        };
         match IdRange::allocate(&own)? {
             Some(range) => Self::make(&IdMap::range(range.base(), id_range::LENGTH), Some(range)),
             None => Self::make(&identity(&own), None),
@@ -178,13 +184,12 @@ impl UserNamespace {
     fn make(map: &IdMap, range: Option<IdRange>) -> Result<(Self, Holder)> {
         map.validate()?;
         let attempt = || format!("make a user namespace with {map}");
-        let holder = Holder::spawn()
+        let mut holder = Holder::spawn()
             .context(|| "clone into a new user namespace")
             .map_err(explain_clone)
             .context(attempt)?;
         let (fd, denies_setgroups) = write_map(&holder, map).context(attempt)?;
-        // If it fails, the drop of `holder` fails as well and does what is left to do.
-        let _ = holder.kill();
+        holder.kill();
         let inner = Inner { fd, map: Some(map.clone()), denies_setgroups, _range: range };
         Ok((Self(Arc::new(inner)), holder))
     }
@@ -211,6 +216,12 @@ fn own_map() -> io::Result<IdMap> {
         parse_extents(&fs::read_to_string(file)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
     };
     Ok(IdMap::from_extents(extents("/proc/self/uid_map")?, extents("/proc/self/gid_map")?))
+}
+
+/// What the initial user namespace has.
+fn every_id() -> IdMap {
+    let all = || vec![IdExtent { inside: 0, outside: 0, count: u32::MAX }];
+    IdMap::from_extents(all(), all())
 }
 
 /// Every id of `own` as itself.
@@ -250,9 +261,11 @@ fn write_map(holder: &Holder, map: &IdMap) -> Result<(OwnedFd, bool)> {
     let file = open_file(&format!("/proc/{pid}/ns/user"), false)
         .context(|| "open the new namespace")
         .map_err(|err| explain_write(err, map))?;
-    // Denied just now, or in the caller's own namespace.
-    let setgroups = fs::read_to_string(format!("/proc/{pid}/setgroups"));
-    Ok((file.into(), setgroups.is_ok_and(|text| text.trim() == "deny")))
+    // Denied just now, or in the caller's own namespace, which the initial one cannot.
+    let denied = !(direct && in_initial_user_namespace())
+        && fs::read_to_string(format!("/proc/{pid}/setgroups"))
+            .is_ok_and(|text| text.trim() == "deny");
+    Ok((file.into(), denied))
 }
 
 /// The kernel takes these files in one write only.
@@ -286,7 +299,6 @@ fn open_file(path: &str, write: bool) -> Result<File, SyscallError> {
 }
 
 /// Runs newuidmap or newgidmap.
-// For the lead: switch to our own Command, which does not mind an ignored SIGCHLD.
 fn run_helper(name: &str, args: &[String]) -> Result<()> {
     let program = subordinate::program(name).ok_or_else(|| {
         Error::new(ErrorKind::NotFound, format!("the program {name} is not installed"))

@@ -7,6 +7,7 @@
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::ptr;
+use std::sync::Mutex;
 
 use super::raw::Errno;
 
@@ -36,11 +37,16 @@ pub(crate) const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Shares its bit with `CSIGNAL`, so only `clone3` and `unshare` take it.
 pub(crate) const CLONE_NEWTIME: u64 = 0x80;
 
-/// Memory for the child's stack, with a guard page below it.
+/// Memory for the child's stack, with a guard page below it. A few of them are kept for the next spawn: giving one
+/// back to the kernel interrupts every core that runs a thread of the host.
 #[derive(Debug)]
 pub(crate) struct Stack {
     base: *mut c_void,
 }
+
+static SPARE: Mutex<Vec<Stack>> = Mutex::new(Vec::new());
+/// What two spawns at the same time need.
+const SPARES: usize = 4;
 
 // SAFETY: the mapping belongs to this value alone; nothing in it is tied to a thread.
 unsafe impl Send for Stack {}
@@ -52,6 +58,12 @@ impl Stack {
     const GUARD: usize = 16 << 10;
 
     pub(crate) fn new() -> io::Result<Self> {
+        // Never waits: after the host's own fork the lock may be held by a thread that is not there any more.
+        let spare = SPARE.try_lock().ok().and_then(|mut spare| spare.pop());
+        spare.map_or_else(Self::map, Ok)
+    }
+
+    fn map() -> io::Result<Self> {
         // SAFETY: a fresh anonymous mapping, chosen by the kernel.
         let base = unsafe {
             libc::mmap(
@@ -81,7 +93,13 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `new`, unmapped once.
+        if let Ok(mut spare) = SPARE.try_lock()
+            && spare.len() < SPARES
+        {
+            spare.push(Self { base: self.base });
+            return;
+        }
+        // SAFETY: the mapping made in `map`, unmapped once.
         unsafe { libc::munmap(self.base, Self::SIZE) };
     }
 }

@@ -166,7 +166,8 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
     let listener = match &pidfd {
         Some(pidfd) => {
             let listens = plan.steps.iter().any(Step::makes_listener);
-            wait_for_exec(report, &reader, pidfd, listens, plan.changes_credentials())
+            let sharing = sharing(plan) != 0;
+            wait_for_exec(report, &reader, pidfd, listens, plan.changes_credentials(), sharing)
         }
         None => Ok(None),
     };
@@ -299,7 +300,7 @@ fn pipe(below: i32) -> io::Result<(OwnedFd, OwnedFd)> {
 /// vfork alone is not enough, nor is the pipe: the kernel wakes the parent, and Debian's 6.1 closes what is close-on-exec,
 /// just *before* the child gets its new memory. A host that switched its dumpable flag on again in that
 /// moment would lay its memory open to who can trace the child, and `/proc/PID/exe` is still the host's. So with
-/// `thorough` it waits for the last step.
+/// `thorough` it waits for the last step, which a child that is `sharing` the host's memory takes when it leaves it.
 /// A seccomp listener is fetched as soon as it is there, since a filter may stop the very execve.
 fn wait_for_exec(
     report: &Report,
@@ -307,12 +308,14 @@ fn wait_for_exec(
     pidfd: &OwnedFd,
     listens: bool,
     thorough: bool,
+    sharing: bool,
 ) -> io::Result<Option<OwnedFd>> {
     let mut listener = None;
     loop {
         let closed = poll(pipe, if listens { 1 } else { 20 })?;
+        let pid = report.pid.load(Ordering::Acquire);
         let ended = closed && !thorough
-            || match executed(report.pid.load(Ordering::Acquire)) {
+            || match if sharing { left_memory(pid) } else { None }.or_else(|| executed(pid)) {
                 // Another thread of the host may have forked meanwhile and keep the pipe open.
                 Some(executed) => executed,
                 // The host has no /proc, or sees only its own processes there.
@@ -337,6 +340,15 @@ fn wait_for_exec(
             std::thread::yield_now();
         }
     }
+}
+
+/// Whether a process no longer runs in the host's memory; `None` if the kernel does not tell (it is built without
+/// kcmp(2), or the host may not trace the process).
+fn left_memory(pid: i32) -> Option<bool> {
+    const KCMP_VM: i32 = 1;
+    // SAFETY: takes no pointer.
+    let order = unsafe { sys!(SYS_kcmp, std::process::id(), pid, KCMP_VM, 0, 0) };
+    order.ok().map(|order| order != 0)
 }
 
 /// Whether PF_FORKNOEXEC is gone from the flags, the ninth field of `/proc/PID/stat`; `None` if that cannot be read.

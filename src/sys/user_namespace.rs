@@ -22,6 +22,7 @@ use crate::error::SyscallError;
 pub(crate) struct Holder {
     pid: i32,
     pidfd: OwnedFd,
+    killed: bool,
     /// Freed once the process is gone.
     stack: ManuallyDrop<Stack>,
 }
@@ -52,7 +53,7 @@ impl Holder {
         let pid = pid.map_err(|Errno(errno)| failed(errno))?;
         // SAFETY: the kernel has just stored a new descriptor there.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-        Ok(Self { pid, pidfd, stack: ManuallyDrop::new(stack) })
+        Ok(Self { pid, pidfd, killed: false, stack: ManuallyDrop::new(stack) })
     }
 
     /// Cannot be reused by another process while this value exists.
@@ -62,11 +63,12 @@ impl Holder {
 
     /// Ends the process without waiting for it; the drop does. On a busy machine most of the time goes
     /// into waiting until the process is scheduled once more, which other work can hide.
-    pub(crate) fn kill(&self) -> Result<(), Errno> {
+    pub(crate) fn kill(&mut self) {
         let pidfd = self.pidfd.as_raw_fd();
         // SAFETY: the kernel takes a null siginfo.
-        unsafe { sys!(SYS_pidfd_send_signal, pidfd, libc::SIGKILL, 0usize, 0usize) }?;
-        Ok(())
+        let killed = unsafe { sys!(SYS_pidfd_send_signal, pidfd, libc::SIGKILL, 0usize, 0usize) };
+        // ESRCH: another `wait` of the host has reaped it.
+        self.killed |= matches!(killed, Ok(_) | Err(Errno(libc::ESRCH)));
     }
 
     fn wait(&self) -> Result<(), Errno> {
@@ -80,16 +82,20 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        let gone = loop {
-            match self.kill().and_then(|()| self.wait()) {
-                Err(Errno(libc::EINTR)) => {}
-                // ESRCH and ECHILD: another `wait` of the host has reaped it.
-                Ok(()) | Err(Errno(libc::ESRCH | libc::ECHILD)) => break true,
-                // Only a filter on the host's system calls does this. Better lose the stack than free it
-                // under a process that may be running on it.
-                Err(_) => break false,
-            }
-        };
+        if !self.killed {
+            self.kill();
+        }
+        // Only a filter on the host's system calls makes one of the two fail. Better lose the stack then than free
+        // it under a process that may be running on it.
+        let gone = self.killed
+            && loop {
+                match self.wait() {
+                    Err(Errno(libc::EINTR)) => {}
+                    // ECHILD: another `wait` of the host has reaped it.
+                    Ok(()) | Err(Errno(libc::ECHILD)) => break true,
+                    Err(_) => break false,
+                }
+            };
         if gone {
             // SAFETY: dropped nowhere else, and the only process that ran on it is gone.
             unsafe { ManuallyDrop::drop(&mut self.stack) };

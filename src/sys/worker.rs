@@ -4,7 +4,7 @@
 //! Namespaces and credentials belong to a task, and the host's threads must keep theirs. The worker is a
 //! `CLONE_VM | CLONE_VFORK | CLONE_FILES` child: it costs the same in a host of any size, has a working
 //! directory of its own, and is gone when [`Worker::run`] returns. Calls that change nothing of a task need no
-//! such child.
+//! such child, nor do file-system ids: those the calling thread changes and takes back.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_long, c_void};
@@ -151,7 +151,6 @@ impl<'a> Worker<'a> {
     /// The ids that new files get. Capabilities stay.
     pub(crate) fn fs_ids(&mut self, uid: u32, gid: u32) {
         self.changes_credentials = true;
-        self.needs_process = true;
         self.steps.push(Step::FsIds { uid, gid });
     }
 
@@ -333,7 +332,9 @@ impl<'a> Worker<'a> {
         if self.needs_process {
             job.perform_elsewhere()?;
         } else {
+            // No handler of the host's is to run with other ids.
             let _signals = SignalsBlocked::new();
+            let _ids = self.changes_credentials.then(FsIds::save);
             job.perform();
         }
         let opened = job.collect();
@@ -573,15 +574,42 @@ fn set_fs_ids(uid: u32, gid: u32) -> Result<(), Errno> {
     // SAFETY: the kernel reads and writes the two structures of version 3, here as arrays of their fields.
     unsafe { sys!(SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) }?;
     // SAFETY: no pointers. Neither call reports failure, hence the comparison.
-    let (now_gid, now_uid) = unsafe {
+    unsafe {
         let _ = (sys!(SYS_setfsgid, gid), sys!(SYS_setfsuid, uid));
-        (sys!(SYS_setfsgid, -1), sys!(SYS_setfsuid, -1))
-    };
-    if now_gid != Ok(gid as usize) || now_uid != Ok(uid as usize) {
+    }
+    if fs_ids() != (uid, gid) {
         return Err(Errno(libc::EPERM));
     }
     // SAFETY: as for capget.
     unsafe { sys!(SYS_capset, header.as_mut_ptr(), sets.as_mut_ptr()) }.map(drop)
+}
+
+/// The file-system user and group of the calling thread.
+fn fs_ids() -> (u32, u32) {
+    // SAFETY: no pointers. -1 is no id: the calls change nothing and return what is.
+    let (uid, gid) = unsafe { (sys!(SYS_setfsuid, -1), sys!(SYS_setfsgid, -1)) };
+    // Neither call can fail.
+    (uid.unwrap_or_default() as u32, gid.unwrap_or_default() as u32)
+}
+
+/// Gives the calling thread its file-system ids back when dropped.
+struct FsIds {
+    uid: u32,
+    gid: u32,
+}
+
+impl FsIds {
+    fn save() -> Self {
+        let (uid, gid) = fs_ids();
+        Self { uid, gid }
+    }
+}
+
+impl Drop for FsIds {
+    fn drop(&mut self) {
+        // A thread may always go back to its effective ids, and keeps its permitted capabilities.
+        let _ = set_fs_ids(self.uid, self.gid);
+    }
 }
 
 /// See pivot_root(2), "pivot_root(".", ".")".

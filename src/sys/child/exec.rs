@@ -108,7 +108,7 @@ fn check(program: &CStr, device: u64, inode: u64, depth: usize) -> Done {
     let Ok(fd) = open(libc::AT_FDCWD, program, libc::O_RDONLY | libc::O_NONBLOCK) else {
         return Ok(());
     };
-    let mut buffer = [0u8; 512];
+    let mut buffer = [0u8; HEAD];
     let interpreter = interpreter(fd, &mut buffer);
     close(fd);
     match interpreter {
@@ -117,8 +117,11 @@ fn check(program: &CStr, device: u64, inode: u64, depth: usize) -> Done {
     }
 }
 
+/// Enough for the program headers of most programs, which stand right behind the ELF header.
+const HEAD: usize = 1024;
+
 /// The path in a `#!` line or an ELF PT_INTERP header.
-fn interpreter(fd: i32, buffer: &mut [u8; 512]) -> Option<&CStr> {
+fn interpreter(fd: i32, buffer: &mut [u8; HEAD]) -> Option<&CStr> {
     let read = read_at(fd, buffer, 0)?;
     let head = buffer.get(..read)?;
     let range = if head.starts_with(b"#!") {
@@ -159,8 +162,10 @@ fn program_interpreter(fd: i32, head: &[u8]) -> Option<(u64, usize)> {
         let mut entry = [0u8; 56];
         let wanted = if wide { 56 } else { 32 };
         let at = table.checked_add(index.checked_mul(entry_size)?)?;
-        if read_at(fd, entry.get_mut(..wanted)?, at)? < wanted {
-            return None;
+        match head.get(at as usize..).and_then(|rest| rest.get(..wanted)) {
+            Some(known) => entry.get_mut(..wanted)?.copy_from_slice(known),
+            None if read_at(fd, entry.get_mut(..wanted)?, at)? < wanted => return None,
+            None => {}
         }
         if u32::from_ne_bytes(*entry.first_chunk()?) == libc::PT_INTERP {
             let (offset, size) = if wide { (8, 32) } else { (4, 16) };
