@@ -78,6 +78,8 @@ mod machine;
 pub(crate) mod sys;
 
 pub mod cgroups;
+#[cfg(feature = "image")]
+pub mod image;
 #[cfg(feature = "layers")]
 pub mod layers;
 pub mod namespaces;
