@@ -238,6 +238,8 @@ impl Landlock {
     }
 
     fn compile_for(&self, abi: u32) -> Result<Option<LandlockPlan>> {
+        // What cannot be meant is said first, whatever the kernel can do.
+        let rules = self.compile_paths()?;
         let default = if self.paths.is_empty() { FsAccess::empty() } else { FsAccess::all() };
         let files = self.files.unwrap_or(default);
         if files.is_empty() && self.tcp == 0 && self.scoped == 0 {
@@ -247,7 +249,7 @@ impl Landlock {
             return if self.best_effort {
                 Ok(None)
             } else {
-                Err(Error::unsupported("landlock is not available on this kernel").with_hint(
+                Err(Error::unsupported("Landlock is not available on this kernel").with_hint(
                     "it needs Linux 5.13 with `landlock` in the lsm= list; best_effort(true) goes without",
                 ))
             };
@@ -262,7 +264,7 @@ impl Landlock {
                 handled_access_net: if abi < NET_ABI { 0 } else { self.tcp },
                 scoped: if abi < SCOPE_ABI { 0 } else { self.scoped },
             },
-            paths: self.compile_paths(handled)?,
+            paths: rules.into_iter().filter_map(|rule| rule.of(handled)).collect(),
             ports: if abi < NET_ABI { Vec::new() } else { self.ports.clone() },
         };
         Ok((plan.ruleset != RulesetAttr::default()).then_some(plan))
@@ -287,35 +289,46 @@ impl Landlock {
             return Ok(());
         };
         Err(Error::unsupported(format!(
-            "landlock version {abi} of this kernel has no control over {what}"
+            "Landlock version {abi} of this kernel has no control over {what}"
         ))
         .with_hint("restrict_files(..) asks for less, best_effort(true) takes what there is"))
     }
 
-    fn compile_paths(&self, handled: FsAccess) -> Result<Vec<LandlockPath>> {
+    fn compile_paths(&self) -> Result<Vec<LandlockPath>> {
+        /// With the NUL at the end.
+        const PATH_MAX: usize = libc::PATH_MAX.unsigned_abs() as usize;
         let mut paths = Vec::with_capacity(self.paths.len());
         for (path, access) in &self.paths {
+            let invalid =
+                |why: String| Error::invalid(format!("Landlock rule for {path:?}: {why}"));
             if !path.is_absolute() {
-                return Err(Error::invalid(format!(
-                    "landlock rule for the relative path {path:?}"
-                ))
-                .with_hint("paths are those inside the new process's root"));
+                return Err(invalid("the path is relative".into())
+                    .with_hint("paths are those inside the new process's root"));
             }
             if access.is_empty() {
-                return Err(Error::invalid(format!(
-                    "landlock rule for {path:?} that allows nothing"
+                return Err(invalid("it allows nothing".into()));
+            }
+            let length = path.as_os_str().len();
+            if length >= PATH_MAX {
+                return Err(invalid(format!(
+                    "{length} bytes, and a path has less than {PATH_MAX}"
                 )));
             }
-            let c_path = CString::new(path.as_os_str().as_bytes())
-                .map_err(|_| Error::invalid(format!("NUL in landlock rule for {path:?}")))?;
-            // What is not denied needs no rule, and the kernel refuses rules for it.
-            let access = *access & handled;
-            if !access.is_empty() {
-                let file_access = (access & FsAccess::FILE).bits();
-                paths.push(LandlockPath { path: c_path, access: access.bits(), file_access });
-            }
+            let path = CString::new(path.as_os_str().as_bytes())
+                .map_err(|_| invalid("the path has a NUL in it".into()))?;
+            let file_access = (*access & FsAccess::FILE).bits();
+            paths.push(LandlockPath { path, access: access.bits(), file_access });
         }
         Ok(paths)
+    }
+}
+
+impl LandlockPath {
+    /// What is left of the rule where only `handled` is denied: the kernel refuses rules for more.
+    fn of(self, handled: FsAccess) -> Option<Self> {
+        let access = self.access & handled.bits();
+        let file_access = self.file_access & handled.bits();
+        (access != 0).then_some(Self { access, file_access, ..self })
     }
 }
 
@@ -426,15 +439,24 @@ mod tests {
     #[test]
     fn paths_that_cannot_be_meant_are_named() {
         for (landlock, expected) in [
-            (Landlock::new().read("usr"), "relative path \"usr\""),
-            (Landlock::new().read(""), "relative path \"\""),
-            (Landlock::new().read("/a\0b"), "NUL in landlock rule for \"/a\\0b\""),
+            (Landlock::new().read("usr"), "\"usr\": the path is relative"),
+            (Landlock::new().read(""), "\"\": the path is relative"),
+            (Landlock::new().read("/a\0b"), "\"/a\\0b\": the path has a NUL"),
             (Landlock::new().rule("/a", FsAccess::empty()), "allows nothing"),
+            (Landlock::new().read("/long".repeat(820)), "/long"),
+            (Landlock::new().read("/long".repeat(820)), "4100 bytes"),
         ] {
-            let err = landlock.compile_for(6).unwrap_err();
-            assert_eq!(err.kind(), ErrorKind::InvalidInput);
-            assert!(err.to_string().contains(expected), "{err}");
+            // Whatever the kernel can deny.
+            for abi in [0, 2, 6] {
+                for landlock in [landlock.clone(), landlock.clone().best_effort(true)] {
+                    let err = landlock.compile_for(abi).unwrap_err();
+                    assert_eq!(err.kind(), ErrorKind::InvalidInput);
+                    assert!(err.to_string().contains(expected), "{err}");
+                }
+            }
         }
+        let longest = Landlock::new().read("/long".repeat(819));
+        assert_eq!(plan(&longest, 6).paths[0].path.count_bytes(), 4095);
     }
 
     #[test]
