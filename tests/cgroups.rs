@@ -285,6 +285,42 @@ fn frozen_processes_stand_still_until_thawed() {
 }
 
 #[test]
+fn nothing_is_started_in_a_frozen_cgroup() {
+    require!(unified());
+    let outer = create("frozen", &Limits::new());
+    let inner = Cgroup::create(format!("{}/inner", outer.name()), &Limits::new()).unwrap();
+    let mut sleeper = coracle::namespaces::Command::new("sleep");
+    let child = sleeper.arg("1000").cgroup(&inner).spawn().unwrap();
+    let program = || coracle::namespaces::Command::new("true");
+    type Start<'a> = &'a (dyn Fn() -> coracle::Result<coracle::namespaces::Child> + Sync);
+    let ways: [Start<'_>; 2] =
+        [&|| child.exec(&mut program()), &|| program().cgroup(&inner).spawn()];
+    for frozen in [&inner, &outer] {
+        frozen.freeze().unwrap();
+        for start in ways {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            std::thread::scope(|scope| {
+                scope.spawn(|| sender.send(start().map(drop)));
+                let answer = receiver.recv_timeout(PATIENCE);
+                if answer.is_err() {
+                    // Whoever stands still now would do so for ever.
+                    frozen.thaw().unwrap();
+                }
+                let err = answer.expect("an answer while it is frozen").unwrap_err();
+                assert_eq!(err.kind(), ErrorKind::InvalidState, "{err:?}");
+                let chain = format!("{err:#}");
+                assert!(chain.contains(inner.name()) && chain.contains("frozen"), "{err:?}");
+                assert!(err.hint().is_some_and(|hint| hint.contains("thaw")), "{err:?}");
+            });
+        }
+        frozen.thaw().unwrap();
+        for start in ways {
+            assert!(start().unwrap().wait().unwrap().success());
+        }
+    }
+}
+
+#[test]
 fn a_whole_tree_is_killed_however_it_hides() {
     require!(unified());
     let cgroup = create("tree", &Limits::new());

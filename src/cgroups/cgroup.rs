@@ -532,9 +532,31 @@ impl Cgroup {
         killed.and(removed)
     }
 
+    /// Whether it, or one above it, stands still or is about to.
+    fn is_frozen(&self) -> bool {
+        let says = |node: &Node, file, line: &str| {
+            node.read(file).is_ok_and(|text| text.lines().any(|other| other == line))
+        };
+        self.unified().is_some_and(|node| {
+            says(node, "cgroup.events", "frozen 1") || says(node, "cgroup.freeze", "1")
+        }) || self
+            .legacy(Controllers::FREEZER)
+            .is_some_and(|node| node.has("freezer.state") && !says(node, "freezer.state", "THAWED"))
+    }
+
     /// The descriptors with which a new process joins.
+    ///
+    /// # Errors
+    /// `InvalidState` if it is frozen: the process would stand still, and with it the thread that waits for it to start.
     pub(crate) fn attach(&self) -> Result<Attach> {
         let joining = || format!("prepare to join cgroup {}", self.name);
+        if self.is_frozen() {
+            return Err(Error::new(
+                ErrorKind::InvalidState,
+                format!("cgroup {} is frozen", self.name),
+            )
+            .with_hint("a process would not start in it: thaw it first (Cgroup::thaw)"));
+        }
         let into_cgroup = match &self.unified {
             Some(node) => Some(node.open_dir().context(joining)?),
             None => None,

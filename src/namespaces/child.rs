@@ -230,6 +230,8 @@ impl Child {
     /// # Errors
     ///
     /// As [`Command::spawn`]; Linux 5.8 is needed to join namespaces by pidfd.
+    /// [`InvalidState`](ErrorKind::InvalidState) if it has ended or its cgroup is frozen; frozen during the call, the
+    /// calling thread waits for [`Cgroup::thaw`](crate::cgroups::Cgroup::thaw).
     pub fn exec(&self, command: &mut Command) -> Result<Child> {
         super::spawner::spawn(
             command,
