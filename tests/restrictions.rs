@@ -112,6 +112,41 @@ fn the_host_answers_system_calls() {
 }
 
 #[test]
+fn the_host_answers_system_calls_of_what_it_executes_in_a_container() {
+    require!(common::user_namespaces());
+    require!(common::kernel(5, 9));
+    let container = Command::new("sleep").arg("1000").isolated().spawn().expect("spawn");
+    let filter = Seccomp::allow_all().rule("uname", Action::Notify, &[]);
+    for early in [false, true] {
+        let mut command = Command::new("uname");
+        // Without it the filter is there before the descriptors are in their places.
+        command.no_new_privileges(!early).seccomp(filter.clone()).stdout(Stdio::piped());
+        let given = File::open("/dev/null").expect("open");
+        let mut child = container.exec(command.fd(9, given)).expect("exec");
+        let listener = child.seccomp_listener.take().expect("the filter notifies");
+        let call = listener.receive().expect("receive").expect("a call");
+        assert_eq!(call.name(), Some("uname"));
+        assert!(listener.respond(&call, Response::Continue).expect("respond"));
+        let output = child.wait_with_output().expect("wait");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "Linux\n");
+        assert_eq!(listener.receive().expect("receive"), None);
+    }
+    for action in [Action::Errno(libc::EPERM), Action::Notify] {
+        let mut command = Command::new("uname");
+        command.seccomp(filter.clone().rule("sendmsg", action, &[])).stdin(Stdio::null());
+        let spawned = container.exec(command.stdout(Stdio::null()));
+        if common::root().is_ok() {
+            spawned.expect("the privileged need no message");
+            continue;
+        }
+        let err = spawned.expect_err("it cannot be handed over");
+        assert_eq!(err.kind(), ErrorKind::Unsupported, "{err:?}");
+        assert!(format!("{err:#}").contains("sendmsg"), "{err:?}");
+        assert!(err.hint().is_some_and(|hint| hint.contains("CAP_SYS_PTRACE")), "{err:?}");
+    }
+}
+
+#[test]
 fn the_host_puts_an_open_file_in_the_answer() {
     require!(common::user_namespaces());
     require!(common::kernel(5, 9));

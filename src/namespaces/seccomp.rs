@@ -213,6 +213,18 @@ impl Seccomp {
         !self.is_unconfined() && self.rules.iter().any(|rule| rule.action == Action::Notify)
     }
 
+    /// Whether the call `name` of this machine's own interface is made, whatever its arguments.
+    pub(crate) fn permits(&self, name: &str, granted_caps: u64) -> bool {
+        let Some(native) = Arch::native() else { return false };
+        let (profile, default, unknown) = self.base(granted_caps);
+        let Some(number) = native.number(name) else { return false };
+        let ranges = resolve(native, &self.rules, &profile, default, unknown);
+        ranges.iter().rev().find(|(start, _)| *start <= number).is_some_and(|(_, decision)| {
+            let actions = decision.alternatives.iter().map(|(_, action)| *action);
+            actions.chain([decision.otherwise]).all(Action::permits)
+        })
+    }
+
     /// The flags for `seccomp(SECCOMP_SET_MODE_FILTER)`.
     pub(crate) fn flags(&self) -> u64 {
         const LOG: u64 = 1 << 1;
@@ -250,15 +262,7 @@ impl Seccomp {
                 .with_hint("Seccomp::unconfined() goes without"));
         };
         self.validate()?;
-        let (profile, default) = match self.base {
-            Base::Profile => (profile::rules(granted_caps), Action::Errno(libc::EPERM)),
-            Base::Action(action) => (Vec::new(), action),
-            Base::Unconfined => (Vec::new(), Action::Allow),
-        };
-        let unknown = self.unknown.unwrap_or(match default {
-            Action::Errno(_) => NOT_THERE,
-            other => other,
-        });
+        let (profile, default, unknown) = self.base(granted_caps);
         // Answers that all interfaces share are written only once; the native one comes last, so that it
         // stands right behind the program's head.
         let mut compiler = Compiler::default();
@@ -279,6 +283,20 @@ impl Seccomp {
             )));
         }
         Ok(program)
+    }
+
+    /// The rules behind one's own, what happens to calls without a rule, and to those that nobody knows.
+    fn base(&self, granted_caps: u64) -> (Vec<Rule>, Action, Action) {
+        let (profile, default) = match self.base {
+            Base::Profile => (profile::rules(granted_caps), Action::Errno(libc::EPERM)),
+            Base::Action(action) => (Vec::new(), action),
+            Base::Unconfined => (Vec::new(), Action::Allow),
+        };
+        let unknown = self.unknown.unwrap_or(match default {
+            Action::Errno(_) => NOT_THERE,
+            other => other,
+        });
+        (profile, default, unknown)
     }
 
     /// The interfaces to cover beside the native one.

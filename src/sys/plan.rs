@@ -4,6 +4,7 @@
 use std::ffi::{CStr, CString, c_char};
 use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
@@ -248,10 +249,10 @@ pub(crate) enum Step {
         peer: Slot,
     },
     /// Everything but `map`'s targets (and 0, 1, 2) is closed at exec.
-    /// `keep` is a descriptor that later steps still use, under whatever number.
+    /// `keep` are descriptors that later steps still use, under whatever number.
     Descriptors {
         map: Vec<(Slot, i32)>,
-        keep: Option<Slot>,
+        keep: Vec<Slot>,
     },
     Chdir {
         path: CString,
@@ -270,6 +271,8 @@ pub(crate) enum Step {
     },
     Seccomp {
         filter: Filter,
+        /// A socket to send the notification fd through, where the parent has no right to fetch it.
+        sender: Option<Slot>,
     },
     /// Refuses a program, script interpreter or ELF interpreter that is the host's executable.
     RefuseProgram {
@@ -281,7 +284,7 @@ pub(crate) enum Step {
 impl Step {
     /// Whether it leaves a seccomp notification fd for the parent.
     pub(crate) fn makes_listener(&self) -> bool {
-        matches!(self, Self::Seccomp { filter }
+        matches!(self, Self::Seccomp { filter, .. }
             if filter.flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0)
     }
 }
@@ -416,4 +419,6 @@ pub(crate) struct Plan {
     /// Processes that are there already can signal the new one before it executes its program: see that it is
     /// not stopped, which would stop the host.
     pub(crate) watched: bool,
+    /// Where a seccomp notification fd arrives that the child sends.
+    pub(crate) listener_receiver: Option<UnixStream>,
 }

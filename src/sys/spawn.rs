@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::ptr;
 use std::sync::atomic::Ordering;
 
@@ -164,11 +165,7 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
     // one only if there is a process.
     let pidfd = (pid > 0 && pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
     let listener = match &pidfd {
-        Some(pidfd) => {
-            let listens = plan.steps.iter().any(Step::makes_listener);
-            let sharing = sharing(plan) != 0;
-            wait_for_exec(report, &reader, pidfd, listens, plan.changes_credentials(), sharing)
-        }
+        Some(pidfd) => wait_for_exec(report, &reader, pidfd, plan),
         None => Ok(None),
     };
     let phase = Phase::from_u32(report.phase.load(Ordering::Acquire));
@@ -182,7 +179,7 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
             Ok(listener) => return Ok(Spawned { pid, pidfd, listener }),
             Err(err) => {
                 kill_and_reap(pid, &pidfd);
-                return Err(before("pidfd_getfd(seccomp listener)", &err));
+                return Err(before("fetch the seccomp listener", &err));
             }
         }
     } else if pid > 0 {
@@ -301,15 +298,16 @@ fn pipe(below: i32) -> io::Result<(OwnedFd, OwnedFd)> {
 /// just *before* the child gets its new memory. A host that switched its dumpable flag on again in that
 /// moment would lay its memory open to who can trace the child, and `/proc/PID/exe` is still the host's. So with
 /// `thorough` it waits for the last step, which a child that is `sharing` the host's memory takes when it leaves it.
-/// A seccomp listener is fetched as soon as it is there, since a filter may stop the very execve.
+/// A seccomp listener is fetched or received as soon as it is there, since a filter may stop the very execve.
 fn wait_for_exec(
     report: &Report,
     pipe: &OwnedFd,
     pidfd: &OwnedFd,
-    listens: bool,
-    thorough: bool,
-    sharing: bool,
+    plan: &Plan,
 ) -> io::Result<Option<OwnedFd>> {
+    let listens = plan.steps.iter().any(Step::makes_listener);
+    let thorough = plan.changes_credentials();
+    let sharing = sharing(plan) != 0;
     let mut listener = None;
     loop {
         let closed = poll(pipe, if listens { 1 } else { 20 })?;
@@ -323,9 +321,14 @@ fn wait_for_exec(
             }
             || poll(pidfd, 0)?;
         let number = report.listener.load(Ordering::Acquire);
-        if number > 0 && listener.is_none() {
-            listener = Some(get_fd(pidfd, number - 1)?);
-            report.listener_taken.store(1, Ordering::Release);
+        match &plan.listener_receiver {
+            _ if listener.is_some() => {}
+            Some(receiver) => listener = receive(receiver)?,
+            None if number > 0 => {
+                listener = Some(get_fd(pidfd, number - 1)?);
+                report.listener_taken.store(1, Ordering::Release);
+            }
+            None => {}
         }
         if ended {
             return Ok(listener);
@@ -368,6 +371,14 @@ fn poll(fd: &OwnedFd, milliseconds: i32) -> io::Result<bool> {
             err => Err(err),
         },
         ready => Ok(ready > 0),
+    }
+}
+
+/// The fd that the child has sent, if it has.
+fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    match super::terminal::receive_fd(socket) {
+        Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        received => received.map(Some),
     }
 }
 

@@ -27,6 +27,9 @@ use crate::sys::seccomp as sys;
 /// # Ok::<(), coracle::Error>(())
 /// ```
 ///
+/// A host without CAP_SYS_PTRACE is sent it by the process where that comes into an existing pid namespace, as with
+/// [`Child::exec`](crate::namespaces::Child::exec): the filter must then let `sendmsg` pass.
+///
 /// # Security
 ///
 /// [`Response::Continue`] is no way to enforce a policy that depends on memory of the process, such as a path: another

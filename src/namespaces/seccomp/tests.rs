@@ -412,6 +412,26 @@ fn rules_in_front_of_the_profile_win() {
 }
 
 #[test]
+fn a_call_passes_if_it_is_made_whatever_its_arguments() {
+    let profile = Seccomp::default_profile;
+    let first = Arg::new(0, Op::Eq, 1);
+    for (seccomp, passes) in [
+        (Seccomp::allow_all(), true),
+        (profile(), true),
+        (Seccomp::deny_all(Action::Errno(1)), false),
+        (Seccomp::deny_all(Action::Errno(1)).allow("sendmsg"), true),
+        (profile().deny("sendmsg", 1), false),
+        (profile().rule("sendmsg", Action::Log, &[]), true),
+        (profile().rule("sendmsg", Action::Notify, &[]), false),
+        (profile().rule("sendmsg", Action::Errno(1), &[first]), false),
+        (Seccomp::deny_all(Action::Errno(1)).rule("sendmsg", Action::Allow, &[first]), false),
+        (profile().deny("sendto", 1), true),
+    ] {
+        assert_eq!(seccomp.permits("sendmsg", 0), passes, "{seccomp:?}");
+    }
+}
+
+#[test]
 fn every_comparison_on_64_and_32_bits() {
     let values: [u64; 9] = [
         0,

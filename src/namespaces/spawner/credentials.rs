@@ -1,10 +1,12 @@
 //! The steps that take rights away, and the order they need.
 
+use std::os::unix::net::UnixStream;
+
 use nix::unistd::{getegid, geteuid};
 
 use super::Builder;
 use super::environment::c_string;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::namespaces::{Capabilities, Namespaces, Seccomp};
 use crate::sys::plan::{CapabilitySets, Filter, LandlockPath, LandlockRules, SchedAttr, Step};
 
@@ -88,8 +90,9 @@ impl Builder<'_> {
             }),
             _ => None,
         };
-        if seccomp.as_ref().is_some_and(Seccomp::notifies) {
+        if let Some(seccomp) = seccomp.as_ref().filter(|seccomp| seccomp.notifies()) {
             self.copy = true;
+            self.way_of_the_listener(seccomp, granted)?;
         }
         if let Some(mask) = command.umask.or(container.then_some(0o022)) {
             if mask > 0o777 {
@@ -149,14 +152,35 @@ impl Builder<'_> {
     }
 
     pub(super) fn load_filter(&mut self, filter: Filter) {
-        let step = Step::Seccomp { filter };
-        let joins = self.command.join.iter().any(|(kinds, _)| kinds.contains(Namespaces::PID));
-        if step.makes_listener() && !self.privileged && self.inside.is_none() && !joins {
+        let step = Step::Seccomp { filter, sender: self.listener_sender };
+        if step.makes_listener() && self.listener_sender.is_none() && !may_trace() {
             // For the host to fetch the notification fd. The memory is a copy with a flag of its own, and nobody else is
             // in the pid namespace.
             self.prctl("prctl(PR_SET_DUMPABLE)", [libc::PR_SET_DUMPABLE, 1, 0, 0, 0]);
         }
         self.steps.push(step);
+    }
+
+    /// How the host gets the notification fd of a filter that is loaded where others could trace the child, were it
+    /// dumpable. Without the right to trace whom it likes the host cannot fetch it, so it is sent.
+    fn way_of_the_listener(&mut self, seccomp: &Seccomp, granted: u64) -> Result<()> {
+        let joins = self.command.join.iter().any(|(kinds, _)| kinds.contains(Namespaces::PID));
+        if may_trace() || self.inside.is_none() && !joins {
+            return Ok(());
+        }
+        if !seccomp.permits("sendmsg", granted) {
+            return Err(Error::unsupported(
+                "notify the host of system calls by a filter that does not let sendmsg pass",
+            )
+            .with_hint(
+                "in an existing pid namespace a host without CAP_SYS_PTRACE is sent the listener by the process \
+                 itself",
+            ));
+        }
+        let (receiver, sender) = UnixStream::pair().context(|| "make a pair of sockets")?;
+        self.listener_sender = Some(self.fds.own(sender.into()));
+        self.listener_receiver = Some(receiver);
+        Ok(())
     }
 
     fn prctl(&mut self, what: &'static str, args: [i32; 5]) {
@@ -281,6 +305,12 @@ impl Builder<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether the host may fetch descriptors of a process that is not dumpable.
+fn may_trace() -> bool {
+    const CAP_SYS_PTRACE: u32 = 19;
+    crate::sys::user_namespace::effective_capabilities() >> CAP_SYS_PTRACE & 1 == 1
 }
 
 fn no_lsm(name: &str) -> Error {

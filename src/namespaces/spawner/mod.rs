@@ -100,6 +100,9 @@ struct Builder<'a> {
     /// Of those unshared, the ones that a step makes instead of the clone.
     late_namespaces: Namespaces,
     late_filter: Option<Filter>,
+    /// The way of a seccomp notification fd that the child has to send.
+    listener_sender: Option<Slot>,
+    listener_receiver: Option<UnixStream>,
     init: Option<Slot>,
     copy: bool,
     join_copy: bool,
@@ -195,6 +198,8 @@ impl<'a> Builder<'a> {
             into_cgroup: None,
             late_namespaces: Namespaces::empty(),
             late_filter: None,
+            listener_sender: None,
+            listener_receiver: None,
             init: None,
             copy: command.copy,
             join_copy: false,
@@ -524,7 +529,8 @@ impl<'a> Builder<'a> {
     fn finish(mut self, cgroup: Option<OwnCgroup>, streams: Streams) -> Result<Child> {
         let exec = self.exec()?;
         let contained = self.contained();
-        self.steps.push(Step::Descriptors { map: streams.map, keep: self.init });
+        let keep = self.init.into_iter().chain(self.listener_sender).collect();
+        self.steps.push(Step::Descriptors { map: streams.map, keep });
         if let Some(peer) = self.peer {
             self.steps.push(Step::ControllingTerminal { peer });
         }
@@ -541,6 +547,7 @@ impl<'a> Builder<'a> {
             copy: self.copy,
             join_copy: self.join_copy,
             watched: self.meets_others(),
+            listener_receiver: self.listener_receiver.take(),
         };
         let spawned = {
             // Changed credentials of a child that shares the host's memory clear the flag anyway.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Done, Failure, Named, Report, close, fail, mounts, stat};
+use super::{Done, Failure, Named, Report, close, fail, mounts, stat, terminal};
 use crate::sys::landlock::{
     NetPortAttr, PathBeneathAttr, RULE_NET_PORT, RULE_PATH_BENEATH, RulesetAttr,
 };
@@ -135,7 +135,7 @@ struct SockFprog {
     filter: *const libc::sock_filter,
 }
 
-pub(super) fn seccomp(filter: &Filter, report: &Report) -> Done {
+pub(super) fn seccomp(filter: &Filter, sender: Option<i32>, report: &Report) -> Done {
     let Ok(len) = u16::try_from(filter.instructions.len()) else {
         return fail("seccomp", libc::EINVAL);
     };
@@ -147,6 +147,10 @@ pub(super) fn seccomp(filter: &Filter, report: &Report) -> Done {
     match loaded {
         Ok(fd) => {
             if filter.flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
+                if let Some(sender) = sender {
+                    // The parent has made sure that the filter lets this call pass.
+                    return terminal::send_fd(sender, fd as i32);
+                }
                 // A store, not a system call: the filter may stop any of those now.
                 report.listener.store(fd as i32 + 1, Ordering::Release);
                 return wait_until_taken(report);

@@ -5,10 +5,10 @@ use crate::sys::plan::{Fds, Slot};
 use crate::sys::raw::{Errno, sys};
 
 /// Puts each fd of `map` at its number and marks everything else above 2 close-on-exec.
-pub(super) fn arrange(fds: &Fds, map: &[(Slot, i32)], keep: Option<Slot>) -> Done {
+pub(super) fn arrange(fds: &Fds, map: &[(Slot, i32)], keep: &[Slot]) -> Done {
     // Sources may sit where targets go: lift them out of the way first.
     let above = map.iter().map(|(_, target)| *target).max().unwrap_or(2).max(2).saturating_add(1);
-    for slot in map.iter().map(|(slot, _)| *slot).chain(keep) {
+    for slot in map.iter().map(|(slot, _)| *slot).chain(keep.iter().copied()) {
         let fd = fds.get(slot);
         if fd < above {
             // SAFETY: takes no pointer.

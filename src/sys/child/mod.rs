@@ -285,12 +285,14 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
             terminal::open(fds, *pts, *peer, *socket, *rows, *columns)
         }
         Step::ControllingTerminal { peer } => terminal::make_controlling(fds.get(*peer)),
-        Step::Descriptors { map, keep } => descriptors::arrange(fds, map, *keep),
+        Step::Descriptors { map, keep } => descriptors::arrange(fds, map, keep),
         Step::Chdir { path, rooted } => mounts::chdir(path, *rooted),
         Step::Capabilities { sets } => credentials::set_capabilities(sets),
         Step::Bounding { keep, last } => credentials::drop_bounding(*keep, *last),
         Step::Landlock { rules } => credentials::landlock(rules),
-        Step::Seccomp { filter } => credentials::seccomp(filter, cx.report),
+        Step::Seccomp { filter, sender } => {
+            credentials::seccomp(filter, sender.map(|sender| fds.get(sender)), cx.report)
+        }
         Step::RefuseProgram { device, inode } => {
             exec::refuse_host_program(&cx.plan.exec, *device, *inode)
         }

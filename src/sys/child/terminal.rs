@@ -64,7 +64,7 @@ pub(super) fn make_controlling(peer: i32) -> Done {
     unsafe { sys!(SYS_ioctl, peer, libc::TIOCSCTTY, 0) }.named("ioctl(TIOCSCTTY)").map(drop)
 }
 
-fn send_fd(socket: i32, fd: i32) -> Done {
+pub(super) fn send_fd(socket: i32, fd: i32) -> Done {
     #[repr(C)]
     struct Control {
         header: libc::cmsghdr,
