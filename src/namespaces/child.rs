@@ -25,10 +25,15 @@ use crate::sys;
 ///
 /// ```no_run
 /// # async fn run() -> std::io::Result<()> {
+/// use std::os::fd::AsFd;
+///
 /// use coracle::namespaces::Command;
+/// use tokio::io::unix::AsyncFd;
+///
 /// let mut child = Command::new("sleep").arg("1").spawn()?;
-/// let pidfd = tokio::io::unix::AsyncFd::new(child.as_fd().try_clone_to_owned()?)?;
-/// # use std::os::fd::AsFd;
+/// let pidfd = child.as_fd().try_clone_to_owned()?;
+/// // SAFETY: an OwnedFd names one open descriptor for as long as it lives. Before tokio 1.54: AsyncFd::new(pidfd).
+/// let pidfd = unsafe { AsyncFd::register(pidfd) }?;
 /// pidfd.readable().await?.retain_ready();
 /// let status = child.try_wait()?.expect("it has ended");
 /// # Ok(()) }
