@@ -29,10 +29,12 @@
 //!
 //! # What it does to your process
 //!
-//! Nothing. Working directory, environment, umask, limits, signal handlers, file descriptors and threads stay
-//! as they are; nothing is printed, nothing panics, nothing exits. A spawn borrows the host's memory instead
-//! of copying it (`CLONE_VM | CLONE_VFORK`), so it takes as long from a host of 8 GiB as from a small one; between
-//! clone and exec the child only makes system calls. See [`Command`](namespaces::Command#embedding).
+//! Nothing that lasts. Working directory, environment, umask, limits, signal handlers and threads stay as they are;
+//! nothing is printed, nothing panics, nothing exits; descriptors stay open only in the values you hold, and the
+//! first [`Limits`](cgroups::Limits) open the directories of the cgroup hierarchies for good. A spawn borrows the
+//! host's memory instead of copying it (`CLONE_VM | CLONE_VFORK`), so it takes as long from a host of 8 GiB as from
+//! a small one; between clone and exec the child only makes system calls. See
+//! [`Command`](namespaces::Command#embedding).
 //!
 //! # What it does not do
 //!

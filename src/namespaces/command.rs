@@ -47,8 +47,14 @@ use crate::namespaces::root::Source;
 ///
 /// Spawning changes nothing in the host: no working directory, umask, environment, signal handler, limit or
 /// thread. It costs the same from a host of any size, since the child borrows the host's memory until it
-/// executes its program (`vfork`). For about a millisecond the calling thread is stopped and the host
-/// cannot be traced (its *dumpable* flag is off).
+/// executes its program (`vfork`). Two things can be noticed:
+///
+/// - For about a millisecond the calling thread is stopped and the host cannot be traced: its *dumpable* flag is
+///   off. Meanwhile its own files in `/proc` belong to root, so that in a host that is not root another thread that
+///   reads `/proc/self/environ` or writes `/proc/self/oom_score_adj` gets EACCES; what all may read, it still can.
+/// - The first [`limits`](Command::limits), or any other use of [`cgroups`](crate::cgroups), leaves a descriptor open
+///   of each cgroup hierarchy's top directory and of the host's place in it, close-on-exec: two where there is only
+///   version 2, about ten in the hybrid layout.
 #[derive(Clone, Debug)]
 pub struct Command {
     pub(super) program: OsString,
