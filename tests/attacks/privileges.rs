@@ -218,12 +218,13 @@ fn a_rule_of_landlock_is_a_restriction_at_once() {
     let mut command = image.command("cat");
     command.arg("/etc/secret");
     assert_eq!(output(&mut command).unwrap(), "secret");
-    let said =
-        said_by(command.landlock(Landlock::new().read_execute("/usr").read_execute("/lib64")));
+    // Before Linux 6.10 one cannot deny all that a rule denies by default; what is looked at here, any version can.
+    let rules = || Landlock::new().best_effort(common::kernel(6, 10).is_err());
+    let said = said_by(command.landlock(rules().read_execute("/usr").read_execute("/lib64")));
     assert_eq!(said, "cat: /etc/secret: Permission denied\n");
     // The magic links of /proc lead no rule to the host.
     let mut through = image.command("true");
-    let err = through.landlock(Landlock::new().read("/proc/self/root")).spawn().unwrap_err();
+    let err = through.landlock(rules().read("/proc/self/root")).spawn().unwrap_err();
     assert_eq!(err.kind(), ErrorKind::SafetyViolation, "{err:?}");
 }
 
