@@ -12,12 +12,13 @@ use coracle::cgroups::Limits;
 #[cfg(feature = "layers")]
 use coracle::layers::Rootfs;
 use coracle::namespaces::{
-    Capabilities, Child, Clock, Command, Device, IoPriority, Mount, Namespaces, Output, Resource,
-    Rlimit, Scheduler, Signal, Stdio, Sysctl, TerminalSize, UserNamespace,
+    Capabilities, Capability, Child, Clock, Command, Device, IoPriority, Mount, Namespaces, Output,
+    Resource, Rlimit, Scheduler, Seccomp, Signal, Stdio, Sysctl, TerminalSize, UserNamespace,
 };
 use coracle::{ErrorKind, MIB};
 
 use common::{audit, require, setup};
+use nix::sys::resource::{Resource::RLIMIT_NOFILE, getrlimit};
 
 fn sh(script: &str) -> Command {
     let mut command = Command::new("sh");
@@ -50,6 +51,87 @@ fn namespace(of: &str, kind: &str) -> String {
         .expect("read a namespace link")
         .display()
         .to_string()
+}
+
+#[test]
+fn no_descriptor_reaches_who_lies_about_them_in_a_proc_of_its_own() {
+    require!(common::containers());
+    require!(common::program("perl"));
+    let sandbox = setup("descriptors");
+    let root = sandbox.dir("root");
+    // It says that nothing is open.
+    for dir in ["root/usr", "root/proc/self/fd", "root/dev"] {
+        sandbox.dir(dir);
+    }
+    for dir in ["bin", "lib", "lib64"] {
+        std::os::unix::fs::symlink(format!("usr/{dir}"), root.join(dir)).unwrap();
+    }
+    sandbox.file("root/dev/null", "");
+    // Inheritable, one low and one high.
+    let file = File::open("/dev/null").unwrap();
+    let _low = nix::unistd::dup(&file).unwrap();
+    let mut high: Vec<OwnedFd> = (0..150).map(|_| nix::unistd::dup(&file).unwrap()).collect();
+    high.drain(..149);
+    let script = r#"open(my $f, "<&$_") and print "$_\n" for 3 .. 250; print "end\n""#;
+    let list = || {
+        let mut command = Command::new("perl");
+        command.args(["-e", script]);
+        command
+    };
+    let in_root = |command: &mut Command| {
+        command.rootfs(&root).mount(Mount::bind("/usr", "/usr").host_ids().read_only());
+        command.no_default_mounts().clone()
+    };
+    let few = Rlimit { soft: 16, hard: 16 };
+    for command in [&mut list(), list().rlimit(Resource::Nofile, few)] {
+        assert_eq!(says(&mut in_root(command)), "end");
+    }
+    // A filter in front of everything else that keeps the child from asking the kernel.
+    let deny = Seccomp::allow_all().deny("close_range", libc::ENOSYS);
+    if common::root().is_ok() {
+        let mut command = in_root(&mut list());
+        command.host_users().no_new_privileges(false).seccomp(deny);
+        assert_eq!(says(&mut command), "end");
+    }
+    let mut sleep = in_root(Command::new("sleep").arg("1000"));
+    let container = sleep.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let mut inside = list();
+    inside.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for command in [&mut inside.clone(), inside.rlimit(Resource::Nofile, few)] {
+        assert_eq!(text(&container.exec(command).unwrap().wait_with_output().unwrap()), "end");
+    }
+    let mut given = list();
+    given.fd(7, file).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = container.exec(&mut given).unwrap().wait_with_output().unwrap();
+    assert_eq!(text(&output), "7\nend");
+}
+
+#[test]
+fn the_limit_on_descriptors_may_be_below_what_the_host_has_open() {
+    require!(common::containers());
+    let file = File::open("/dev/null").unwrap();
+    let open: Vec<OwnedFd> = (0..100).map(|_| file.try_clone().unwrap().into()).collect();
+    let limit = |command: &mut Command| {
+        command.rlimit(Resource::Nofile, Rlimit::both(20));
+        command.fd(50, open[0].try_clone().unwrap()).clone()
+    };
+    let script = "ulimit -Sn; ulimit -Hn; [ -e /proc/self/fd/50 ] && echo given";
+    assert_eq!(says(&mut limit(&mut sh(script))), "20\n20\ngiven");
+    assert_eq!(says(limit(&mut sh(script)).isolated()), "20\n20\ngiven");
+    // Above the host's own it takes a capability, which the program need not have.
+    let (_, hard) = getrlimit(RLIMIT_NOFILE).unwrap();
+    let mut more = sh("ulimit -Sn; ulimit -Hn");
+    more.rlimit(Resource::Nofile, Rlimit::new(20, hard + 1)).capabilities(Capabilities::none());
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    let effective = u64::from_str_radix(effective.trim(), 16).unwrap();
+    if effective >> Capability::SysResource.number() & 1 == 1 {
+        assert_eq!(says(&mut more), format!("20\n{}", hard + 1));
+    } else {
+        let err = more.spawn().expect_err("raised");
+        assert_eq!(err.kind(), ErrorKind::PermissionDenied, "{err:?}");
+        assert!(err.hint().is_some_and(|hint| hint.contains("CAP_SYS_RESOURCE")), "{err:?}");
+    }
 }
 
 #[test]

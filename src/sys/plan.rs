@@ -253,6 +253,13 @@ pub(crate) enum Step {
     Descriptors {
         map: Vec<(Slot, i32)>,
         keep: Vec<Slot>,
+        /// From [`ListDescriptors`](Self::ListDescriptors), where the kernel has no close_range.
+        list: Option<Slot>,
+    },
+    /// Opens the list of its own descriptors in the host's `/proc`.
+    ListDescriptors {
+        proc: Slot,
+        list: Slot,
     },
     Chdir {
         path: CString,

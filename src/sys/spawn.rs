@@ -408,6 +408,12 @@ fn kill_and_reap(pid: i32, pidfd: &OwnedFd) {
     reap(pid);
 }
 
+/// Whether descriptors cannot be marked close-on-exec all at once (before Linux 5.11, or where a filter forbids it).
+pub(crate) fn close_range_missing() -> bool {
+    // SAFETY: takes no pointer. No descriptor has this number.
+    unsafe { sys!(SYS_close_range, u32::MAX, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }.is_err()
+}
+
 /// `pidfd_send_signal(pidfd, signal)`, Linux 5.1.
 pub(crate) fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
     let fd = pidfd.as_fd().as_raw_fd();

@@ -7,7 +7,7 @@ use nix::unistd::{getegid, geteuid};
 use super::Builder;
 use super::environment::c_string;
 use crate::error::{Context, Error, Result};
-use crate::namespaces::{Capabilities, Namespaces, Seccomp};
+use crate::namespaces::{Capabilities, Namespaces, Resource, Seccomp};
 use crate::sys::plan::{CapabilitySets, Filter, LandlockPath, LandlockRules, SchedAttr, Step};
 
 impl Builder<'_> {
@@ -15,6 +15,10 @@ impl Builder<'_> {
     pub(super) fn process_attributes(&mut self) -> Result<()> {
         for (resource, limit) in &self.command.rlimits {
             limit.validate(*resource)?;
+            if *resource == Resource::Nofile {
+                self.raise_descriptor_limit(*limit)?;
+                continue;
+            }
             self.steps.push(Step::Rlimit {
                 resource: resource.raw(),
                 soft: limit.soft,
@@ -104,6 +108,8 @@ impl Builder<'_> {
             self.prctl("prctl(PR_SET_NO_NEW_PRIVS)", [libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0]);
         } else if let Some(filter) = filter.clone() {
             // Without no_new_privs a filter takes CAP_SYS_ADMIN, which the next steps may drop.
+            self.filter_stops_close_range =
+                seccomp.is_some_and(|seccomp| !seccomp.permits("close_range", granted));
             self.load_filter(filter);
         }
         if let Some(masks) = &masks {

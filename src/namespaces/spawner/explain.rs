@@ -114,6 +114,7 @@ fn describe(step: &Step) -> String {
         Step::Umask { mask } => format!("set the umask to {mask:#o}"),
         Step::OpenTerminal { .. } => "open a terminal in /dev/pts".into(),
         Step::ControllingTerminal { .. } => "make it the controlling terminal".into(),
+        Step::ListDescriptors { .. } => "list the open file descriptors".into(),
         Step::Descriptors { .. } => "arrange the file descriptors".into(),
         Step::Chdir { path, .. } => format!("enter the working directory {}", shown(path)),
         Step::Bounding { .. } => "limit the capability bounding set".into(),

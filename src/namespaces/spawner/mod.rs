@@ -2,6 +2,7 @@
 //! parent, and ends in a plan that the child only executes.
 
 mod credentials;
+mod descriptors;
 mod device_nodes;
 mod environment;
 mod explain;
@@ -100,6 +101,8 @@ struct Builder<'a> {
     /// Of those unshared, the ones that a step makes instead of the clone.
     late_namespaces: Namespaces,
     late_filter: Option<Filter>,
+    /// Loaded before descriptors are arranged.
+    filter_stops_close_range: bool,
     /// The way of a seccomp notification fd that the child has to send.
     listener_sender: Option<Slot>,
     listener_receiver: Option<UnixStream>,
@@ -198,6 +201,7 @@ impl<'a> Builder<'a> {
             into_cgroup: None,
             late_namespaces: Namespaces::empty(),
             late_filter: None,
+            filter_stops_close_range: false,
             listener_sender: None,
             listener_receiver: None,
             init: None,
@@ -529,8 +533,7 @@ impl<'a> Builder<'a> {
     fn finish(mut self, cgroup: Option<OwnCgroup>, streams: Streams) -> Result<Child> {
         let exec = self.exec()?;
         let contained = self.contained();
-        let keep = self.init.into_iter().chain(self.listener_sender).collect();
-        self.steps.push(Step::Descriptors { map: streams.map, keep });
+        self.descriptors(streams.map)?;
         if let Some(peer) = self.peer {
             self.steps.push(Step::ControllingTerminal { peer });
         }

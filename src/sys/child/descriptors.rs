@@ -1,11 +1,11 @@
 //! Which file descriptors the program sees.
 
-use super::{Done, Named, close, fail};
+use super::{Done, Named, close};
 use crate::sys::plan::{Fds, Slot};
-use crate::sys::raw::{Errno, sys};
+use crate::sys::raw::sys;
 
 /// Puts each fd of `map` at its number and marks everything else above 2 close-on-exec.
-pub(super) fn arrange(fds: &Fds, map: &[(Slot, i32)], keep: &[Slot]) -> Done {
+pub(super) fn arrange(fds: &Fds, map: &[(Slot, i32)], keep: &[Slot], list: Option<i32>) -> Done {
     // Sources may sit where targets go: lift them out of the way first.
     let above = map.iter().map(|(_, target)| *target).max().unwrap_or(2).max(2).saturating_add(1);
     for slot in map.iter().map(|(slot, _)| *slot).chain(keep.iter().copied()) {
@@ -17,7 +17,13 @@ pub(super) fn arrange(fds: &Fds, map: &[(Slot, i32)], keep: &[Slot]) -> Done {
             fds.set(slot, lifted as i32);
         }
     }
-    close_on_exec_from(3)?;
+    match list {
+        Some(list) => one_by_one(3, list)?,
+        // SAFETY: takes no pointer. CLOSE_RANGE_CLOEXEC is Linux 5.11.
+        None => unsafe { sys!(SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }
+            .named("close_range")
+            .map(drop)?,
+    }
     for (slot, target) in map {
         // SAFETY: takes no pointer. Source and target differ, so dup3 leaves close-on-exec off.
         unsafe { sys!(SYS_dup3, fds.get(*slot), *target, 0) }.named("dup3")?;
@@ -25,34 +31,12 @@ pub(super) fn arrange(fds: &Fds, map: &[(Slot, i32)], keep: &[Slot]) -> Done {
     Ok(())
 }
 
-fn close_on_exec_from(first: i32) -> Done {
-    // SAFETY: takes no pointer. CLOSE_RANGE_CLOEXEC is Linux 5.11.
-    match unsafe { sys!(SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) } {
-        Err(Errno(libc::ENOSYS | libc::EINVAL | libc::EPERM)) => one_by_one(first),
-        other => other.named("close_range").map(drop),
-    }
-}
-
-/// Without close_range: every number up to the limit. The fd table can hold none above it but those that
-/// were open when the limit was lowered, so the limit is never taken from the new process.
-fn one_by_one(first: i32) -> Done {
-    let mut limit = [0u64; 2];
-    // SAFETY: the kernel writes one struct rlimit64, two u64.
-    unsafe { sys!(SYS_prlimit64, 0, libc::RLIMIT_NOFILE, 0usize, limit.as_mut_ptr()) }
-        .named("prlimit64")?;
-    let Some(dir) = super::open(libc::AT_FDCWD, c"/proc/self/fd", libc::O_RDONLY).ok() else {
-        let Ok(last) = i32::try_from(limit[0].min(1 << 20)) else {
-            return fail("prlimit64", libc::EOVERFLOW);
-        };
-        for fd in first..last {
-            set_close_on_exec(fd);
-        }
-        return Ok(());
-    };
+/// Marks all of `list`, an open `/proc/self/fd`, from `first` on, and closes it.
+fn one_by_one(first: i32, list: i32) -> Done {
     let mut buffer = [0u64; 256];
     loop {
         // SAFETY: the kernel writes at most the buffer's bytes.
-        let read = unsafe { sys!(SYS_getdents64, dir, buffer.as_mut_ptr(), size_of_val(&buffer)) }
+        let read = unsafe { sys!(SYS_getdents64, list, buffer.as_mut_ptr(), size_of_val(&buffer)) }
             .named("getdents64(/proc/self/fd)")?;
         if read == 0 {
             break;
@@ -71,7 +55,7 @@ fn one_by_one(first: i32) -> Done {
             entry = entry.get(length.max(20)..).unwrap_or_default();
         }
     }
-    close(dir);
+    close(list);
     Ok(())
 }
 

@@ -285,7 +285,14 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
             terminal::open(fds, *pts, *peer, *socket, *rows, *columns)
         }
         Step::ControllingTerminal { peer } => terminal::make_controlling(fds.get(*peer)),
-        Step::Descriptors { map, keep } => descriptors::arrange(fds, map, keep),
+        Step::Descriptors { map, keep, list } => {
+            descriptors::arrange(fds, map, keep, list.map(|list| fds.get(list)))
+        }
+        Step::ListDescriptors { proc, list } => {
+            open(fds.get(*proc), c"self/fd", libc::O_RDONLY | libc::O_DIRECTORY)
+                .named("openat(/proc, \"self/fd\")")
+                .map(|fd| fds.set(*list, fd))
+        }
         Step::Chdir { path, rooted } => mounts::chdir(path, *rooted),
         Step::Capabilities { sets } => credentials::set_capabilities(sets),
         Step::Bounding { keep, last } => credentials::drop_bounding(*keep, *last),
