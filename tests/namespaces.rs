@@ -5,7 +5,7 @@ mod common;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
 use coracle::cgroups::Limits;
@@ -104,6 +104,40 @@ fn no_descriptor_reaches_who_lies_about_them_in_a_proc_of_its_own() {
     given.fd(7, file).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = container.exec(&mut given).unwrap().wait_with_output().unwrap();
     assert_eq!(text(&output), "7\nend");
+}
+
+#[test]
+fn an_isolated_process_starts_in_the_root_where_the_hosts_directory_is_closed_to_it() {
+    require!(common::containers());
+    common::alone(|| {
+        let sandbox = setup("closed");
+        let dir = sandbox.dir("dir");
+        sandbox.file("dir/file", "x");
+        let name = dir.to_str().unwrap();
+        let starts = || says(sh("pwd; ls").isolated());
+        std::env::set_current_dir(&dir).unwrap();
+        assert_eq!(starts(), format!("{name}\nfile"));
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o750)).unwrap();
+        if common::root().is_ok() {
+            // Its root is another than the host's, to whom the directory belongs.
+            assert!(starts().starts_with("/\nbin\n"), "{}", starts());
+            // One that was asked for is not left out in silence.
+            let err = sh("pwd").isolated().current_dir(&dir).spawn().unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::PermissionDenied, "{err:?}");
+            assert!(format!("{err:#}").contains(&format!("working directory {name}")), "{err:?}");
+            assert!(err.hint().is_some_and(|hint| hint.contains("Mount::bind")), "{err:?}");
+            let mut shown = sh("pwd; cat file; ! echo y >file");
+            shown.isolated().current_dir(&dir).mount(Mount::bind(&dir, &dir).read_only());
+            assert_eq!(says(&mut shown), format!("{name}\nx"));
+            assert_eq!(says(sh("pwd").isolated().host_users()), name);
+        } else {
+            assert_eq!(starts(), format!("{name}\nfile"));
+        }
+        // A directory that is gone can be shown to nobody.
+        fs::remove_dir_all(&dir).unwrap();
+        assert!(starts().starts_with("/\nbin\n"), "{}", starts());
+        std::env::set_current_dir("/").unwrap();
+    });
 }
 
 #[test]

@@ -272,6 +272,11 @@ impl Command {
     /// Makes it a container that sees the host's programs and little else: `/usr` and the linker's and
     /// alternatives' files of `/etc`, read-only; the working directory (the host's, or
     /// [`current_dir`](Command::current_dir)), read-only, unless that is `/` or `/tmp`; an empty writable `/tmp`.
+    ///
+    /// All of it with the host's ids: what is closed to other users of the host is closed to the process. Where that
+    /// is the host's working directory itself, as it is with root in a directory of mode 0700, the process
+    /// starts in `/`; a directory that `current_dir` names is an error then. To open one to the process,
+    /// mount it: `Mount::bind(dir, dir).read_only()`.
     pub fn isolated(&mut self) -> &mut Self {
         self.root = Root(Source::HostPrograms);
         self

@@ -264,6 +264,8 @@ pub(crate) enum Step {
     Chdir {
         path: CString,
         rooted: bool,
+        /// Enter `/` instead if it may not be entered.
+        or_root: bool,
     },
     /// Drops everything else from the bounding set, which takes CAP_SETPCAP.
     Bounding {

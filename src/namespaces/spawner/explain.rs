@@ -246,6 +246,12 @@ fn step_hint(step: &Step, failed: &Failed<'_>) -> Option<String> {
         },
         Step::Chdir { .. } => match errno {
             libc::ENOENT => Some("the directory must exist in the root file system".into()),
+            libc::EACCES => Some(
+                "it is not open to the user of the container, who is another than the host's; \
+                 Mount::bind(dir, dir) of a privileged host gives it to the container's root, Command::host_users \
+                 keeps the host's ids"
+                    .into(),
+            ),
             libc::ELOOP => Some(
                 "it leads through a link of /proc, or out of the root (CVE-2024-21626)".into(),
             ),

@@ -479,7 +479,9 @@ impl<'a> Builder<'a> {
         match &self.command.current_dir {
             Some(dir) => Ok(Some(dir.clone())),
             None if matches!(self.command.root.0, Source::HostPrograms) => {
-                std::env::current_dir().map(Some).context(|| "find the host's working directory")
+                // One that was removed, or is another user's in FUSE, cannot be shown.
+                let shown = std::env::current_dir().ok().filter(|dir| dir.metadata().is_ok());
+                Ok(Some(shown.unwrap_or_else(|| "/".into())))
             }
             None if self.contained() => Ok(Some("/".into())),
             None => Ok(None),
@@ -499,7 +501,8 @@ impl<'a> Builder<'a> {
                 )));
             }
             let path = c_path("working directory", &dir)?;
-            self.steps.push(Step::Chdir { path, rooted });
+            let or_root = self.command.current_dir.is_none() && self.command.is_container();
+            self.steps.push(Step::Chdir { path, rooted, or_root });
         }
         Ok(())
     }

@@ -293,7 +293,10 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
                 .named("openat(/proc, \"self/fd\")")
                 .map(|fd| fds.set(*list, fd))
         }
-        Step::Chdir { path, rooted } => mounts::chdir(path, *rooted),
+        Step::Chdir { path, rooted, or_root } => match mounts::chdir(path, *rooted) {
+            Err(Failure { errno: libc::EACCES, .. }) if *or_root => mounts::chdir(c"/", *rooted),
+            done => done,
+        },
         Step::Capabilities { sets } => credentials::set_capabilities(sets),
         Step::Bounding { keep, last } => credentials::drop_bounding(*keep, *last),
         Step::Landlock { rules } => credentials::landlock(rules),
