@@ -5,6 +5,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::spawner::PATH_MAX;
 use crate::error::{Error, Result};
 use crate::sys::landlock::{RulesetAttr, abi};
 
@@ -295,8 +296,6 @@ impl Landlock {
     }
 
     fn compile_paths(&self) -> Result<Vec<LandlockPath>> {
-        /// With the NUL at the end.
-        const PATH_MAX: usize = libc::PATH_MAX.unsigned_abs() as usize;
         let mut paths = Vec::with_capacity(self.paths.len());
         for (path, access) in &self.paths {
             let invalid =

@@ -10,6 +10,9 @@ use crate::namespaces::Command;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The longest path that the kernel takes, with the NUL at its end.
+pub(crate) const PATH_MAX: usize = libc::PATH_MAX.unsigned_abs() as usize;
+
 /// A C string, or an error that says what had a NUL byte in it.
 pub(super) fn c_string(what: &str, value: impl AsRef<OsStr>) -> Result<CString> {
     let bytes = value.as_ref().as_bytes();
@@ -98,6 +101,14 @@ pub(super) fn absolute(what: &str, path: &Path) -> Result<Vec<u8>> {
     if path.as_os_str().is_empty() {
         return Err(Error::invalid(format!("the path of the {what} is empty")));
     }
+    if path.as_os_str().len() >= PATH_MAX {
+        // The way to it is made part by part, which takes memory by the square of the length.
+        return Err(Error::invalid(format!(
+            "{what} {}: {} bytes, and a path has less than {PATH_MAX}",
+            path.display(),
+            path.as_os_str().len()
+        )));
+    }
     let mut clean = Vec::new();
     for part in path.as_os_str().as_bytes().split(|b| *b == b'/') {
         match part {
@@ -136,6 +147,11 @@ mod tests {
         assert_eq!(clean("/").unwrap(), "/");
         assert!(clean("/a/../b").is_err());
         assert!(clean("a").is_err());
+        let longest = "/long".repeat(819);
+        assert_eq!(clean(&longest).unwrap(), longest);
+        let err = clean(&(longest + "x")).unwrap_err();
+        assert_eq!(err.kind(), crate::ErrorKind::InvalidInput);
+        assert!(err.to_string().contains("4096 bytes"), "{err}");
     }
 
     #[test]

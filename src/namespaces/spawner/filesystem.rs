@@ -540,7 +540,9 @@ impl Builder<'_> {
         let read_only = self.command.read_only.as_deref().unwrap_or(read_only_paths());
         let empty = self.fds.empty();
         for path in masked {
-            let target = self.target(path, Kind::File, true)?;
+            let target = self
+                .target(path, Kind::File, true)
+                .context(|| format!("mask {}", path.display()))?;
             let within = self.within(path)?;
             let null = match self.places.null {
                 Some(null) => null,
@@ -550,7 +552,9 @@ impl Builder<'_> {
             self.steps.push(Step::Mask { target, within, null, empty });
         }
         for path in read_only {
-            let target = self.target(path, Kind::File, true)?;
+            let target = self
+                .target(path, Kind::File, true)
+                .context(|| format!("make {} read-only", path.display()))?;
             let within = self.within(path)?;
             self.steps.push(Step::ReadOnlyPath { target, within });
         }

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+pub(super) use self::environment::PATH_MAX;
 use self::environment::{c_environment, c_path, c_string, candidates, environment};
 use self::filesystem::Places;
 use super::child::{OwnCgroup, Process};
