@@ -26,6 +26,7 @@
 //! - [`cgroups`]: limit and measure them. [`Limits`](cgroups::Limits) is one value for cgroup v1, hybrid and v2.
 //! - `layers` (feature): root file systems of shared read-only directories under a writable one, and what
 //!   changed in it.
+//! - `image` (feature): images with names and history in a store that several processes share.
 //!
 //! # What it does to your process
 //!
@@ -47,6 +48,7 @@
 //! | feature | what it adds |
 //! |---------|--------------|
 //! | `layers` (default) | root file system stacks |
+//! | `image` (default) | images in a content store |
 //! | `systemd` | `cgroups::delegate_by_systemd`: a delegated scope, asked for over D-Bus (about 60 crates more) |
 //!
 //! Without features there are `namespaces` and `cgroups`, and 12 crates in the tree.

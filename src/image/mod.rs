@@ -1,2 +1,46 @@
 //! Images: what a root filesystem is made of, how it came about and what to run on it, in a store that shares
 //! layers.
+//!
+//! [`Store::open`] gives the store, [`Store::image`] an [`Image`] in it, [`Store::work`] a handle to add to it.
+
+mod blobs;
+mod config;
+mod digest;
+mod files;
+mod gc;
+mod history;
+#[allow(clippy::module_inception, reason = "a file is named for its main type")]
+mod image;
+mod index;
+mod json;
+mod lease;
+mod listing;
+mod lock;
+mod manifest;
+mod names;
+mod pattern;
+mod platform;
+mod reference;
+mod store;
+mod tree;
+mod usage;
+mod verify;
+
+pub use blobs::BlobWriter;
+pub use config::Config;
+pub use digest::{ChainId, DiffId, Digest};
+pub use gc::Collected;
+pub use history::Step;
+pub use image::Image;
+pub use lease::Work;
+pub use listing::{Filter, Listing, Pruned};
+pub use manifest::{Blob, Manifest};
+pub use names::Removed;
+/// The specification's types, in its words: descriptors, media types, manifests and configurations.
+pub use oci_spec::image as spec;
+pub use platform::Platform;
+pub use reference::Reference;
+pub use store::Store;
+pub use tree::Tree;
+pub use usage::{ImageUsage, Usage};
+pub use verify::{Damage, Repaired, Verified};

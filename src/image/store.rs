@@ -1,0 +1,168 @@
+//! The store: one directory with everything that images are made of.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::files;
+use super::json;
+use super::lock::Lock;
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// Images with what they are made of, in one directory.
+///
+/// The directory is an OCI image layout, which other tools read in place: `skopeo inspect
+/// oci:DIR:docker.io/library/app:1`. Beside it lie unpacked layers and work in progress. See
+/// <https://github.com/opencontainers/image-spec/blob/main/image-layout.md>.
+///
+/// Opening is cheap, and clones are handles on the same store. Any number of processes and threads may use
+/// one at once. Every change is atomic and durable: what a method reports as done survives a crash of the
+/// machine; a process that is killed leaves what was there before, and garbage that
+/// [`collect_garbage`](Store::collect_garbage) removes. No special rights are needed.
+///
+/// ```
+/// use coracle::image::Store;
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("images");
+/// let store = Store::open(path)?; // made if it is missing
+/// for image in store.images()? {
+///     println!("{} {:?}", image.id().short(), image.references());
+/// }
+/// assert!(store.verify()?.is_sound());
+/// # Ok::<(), coracle::Error>(())
+/// ```
+///
+/// # Locks
+///
+/// The file `lock` is held (flock) for moments: shared to add content, exclusive to change names or to sweep
+/// garbage. A file in `leases/` tells what a [`Work`](super::Work) in progress needs, and is locked as long as the
+/// work lives.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<PathBuf>);
+
+/// What marks the directory, and the one version there is.
+const LAYOUT: &str = "oci-layout";
+const LAYOUT_VERSION: &str = "1.0.0";
+/// Directories of the store; below them nothing is for other users.
+const DIRECTORIES: [&str; 6] = ["blobs", "blobs/sha256", "layers", "ingest", "leases", "trash"];
+
+impl Store {
+    /// Opens the store in the directory `path`, which is made if it is missing (its parent must exist).
+    ///
+    /// A layout that another tool made is a store too. The index of images is not read yet.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if the directory holds other things; `Unsupported` if it is a layout of another version.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let attempt = || format!("open the image store {}", path.display());
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(err) if err.kind() != io::ErrorKind::AlreadyExists => {
+                Err(files::no_space(err)).context(|| "make the directory").context(attempt)
+            }
+            _ => Self::open_existing(path),
+        }
+    }
+
+    /// Opens the store in the directory `path`, which must be there.
+    ///
+    /// # Errors
+    ///
+    /// As of [`open`](Self::open), and `NotFound` if there is no such directory.
+    pub fn open_existing(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let attempt = || format!("open the image store {}", path.display());
+        let absolute = path.canonicalize().context(attempt)?;
+        let store = Self(Arc::new(absolute));
+        store.prepare().context(attempt)?;
+        Ok(store)
+    }
+
+    /// The directory, absolute.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(super) fn locked(&self) -> Result<Lock> {
+        Lock::exclusive(&self.0)
+    }
+
+    pub(super) fn shared(&self) -> Result<Lock> {
+        Lock::shared(&self.0)
+    }
+
+    fn prepare(&self) -> Result<()> {
+        let made = match self.check_layout()? {
+            true => false,
+            false => {
+                self.check_empty()?;
+                true
+            }
+        };
+        for name in DIRECTORIES {
+            let path = self.0.join(name);
+            // A stat is cheaper than a failing mkdir, and works on a file system that is read-only.
+            if !path.is_dir() {
+                let mode = if name.starts_with("blobs") { 0o755 } else { 0o700 };
+                match DirBuilder::new().mode(mode).create(&path) {
+                    Err(err) if err.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(files::no_space(err)).context(|| format!("make {name}"));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if made { self.found() } else { Ok(()) }
+    }
+
+    /// Whether the directory is a layout.
+    fn check_layout(&self) -> Result<bool> {
+        let path = self.0.join(LAYOUT);
+        let bytes = match files::read(&path, json::MAX_DOCUMENT) {
+            Err(err) if err.kind() == ErrorKind::NotFound => return Ok(false),
+            bytes => bytes?,
+        };
+        let damaged = || format!("read {}", path.display());
+        let layout = json::object(&bytes).context(damaged)?;
+        match layout.get("imageLayoutVersion").and_then(|version| version.as_str()) {
+            Some(LAYOUT_VERSION) => Ok(true),
+            other => {
+                let message = format!("the layout has the version {other:?}, not {LAYOUT_VERSION}");
+                Err(Error::unsupported(message)).context(damaged)
+            }
+        }
+    }
+
+    /// A directory with anything else in it is none to fill. What a killed process has begun is.
+    fn check_empty(&self) -> Result<()> {
+        for entry in fs::read_dir(&*self.0).context(|| "list it")? {
+            let name = entry.context(|| "list it")?.file_name();
+            let name = name.to_string_lossy();
+            let ours = [LAYOUT, "index.json", "lock"].iter().any(|own| name.starts_with(own));
+            if !ours && !DIRECTORIES.contains(&&*name) {
+                return Err(Error::invalid(format!("it holds {name}, and is no image store"))
+                    .with_hint("name an empty directory, or one that does not exist"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the two files of an empty layout, the one that marks it last.
+    fn found(&self) -> Result<()> {
+        let _lock = self.locked()?;
+        if self.check_layout()? {
+            return Ok(());
+        }
+        self.found_index()?;
+        let layout = format!(r#"{{"imageLayoutVersion":"{LAYOUT_VERSION}"}}"#);
+        let aside = self.0.join("oci-layout.new");
+        files::replace(&self.0.join(LAYOUT), &aside, layout.as_bytes())?;
+        files::sync_dir(&self.0.join("blobs"))?;
+        files::sync_dir(&self.0)?;
+        self.0.parent().map_or(Ok(()), files::sync_dir)
+    }
+}
