@@ -186,7 +186,13 @@ fn works_in_a_host_that_reaps_everything() {
                 }
             });
             let _stop = Stop(&stop);
-            exit_statuses_are_right();
+            // On a busy machine the thief may come late every time.
+            for _ in 0..50 {
+                exit_statuses_are_right();
+                if stolen.load(Ordering::Relaxed) > 0 {
+                    break;
+                }
+            }
         });
         assert_ne!(stolen.load(Ordering::Relaxed), 0, "nothing was stolen");
     });
