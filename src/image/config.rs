@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use oci_spec::image::ImageConfiguration;
 
-use super::digest::{ChainId, DiffId};
+use super::digest::{ChainId, DiffId, Digest};
 use super::json::{self, Object, malformed};
 use super::platform::Platform;
 use crate::error::{Context, Result};
@@ -34,7 +34,8 @@ impl Config {
         if diff_ids.len() > MAX_LAYERS {
             return Err(malformed(format!("it has {} layers, over {MAX_LAYERS}", diff_ids.len())));
         }
-        let diff_ids = diff_ids.iter().map(|id| Ok(DiffId(id.parse()?))).collect::<Result<_>>();
+        let diff_ids =
+            diff_ids.iter().map(|id| Ok(DiffId(Digest::in_document(id)?))).collect::<Result<_>>();
         let diff_ids = diff_ids.context(|| "read its rootfs.diff_ids")?;
         Ok(Self { spec, raw, diff_ids })
     }

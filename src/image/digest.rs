@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The SHA-256 digest that names a blob: `sha256:` and 64 lower-case hexadecimal digits.
 ///
@@ -41,6 +41,14 @@ impl Digest {
         hex
     }
 
+    /// Reads a digest in a document, where a wrong one is the document's fault.
+    pub(super) fn in_document(text: &str) -> Result<Self> {
+        text.parse().map_err(|err: Error| match err.kind() {
+            ErrorKind::InvalidInput => err.with_kind(ErrorKind::Malformed),
+            _ => err,
+        })
+    }
+
     /// Takes the digits alone, as files are named.
     pub(super) fn from_hex(hex: &[u8]) -> Option<Self> {
         let digit = |byte: u8| match byte {
@@ -74,19 +82,10 @@ impl FromStr for Digest {
             Some(hex) => Self::from_hex(hex.as_bytes())
                 .ok_or_else(|| wrong("must have 64 lower-case hexadecimal digits")),
             None if text.contains(':') => {
-                let kind = crate::error::ErrorKind::Unsupported;
-                Err(wrong("uses another algorithm than sha256").with_kind(kind))
+                Err(wrong("uses another algorithm than sha256").with_kind(ErrorKind::Unsupported))
             }
             None => Err(wrong("does not begin with sha256:")),
         }
-    }
-}
-
-impl TryFrom<&oci_spec::image::Digest> for Digest {
-    type Error = Error;
-
-    fn try_from(digest: &oci_spec::image::Digest) -> Result<Self> {
-        digest.as_ref().parse()
     }
 }
 
@@ -160,7 +159,6 @@ impl fmt::Display for ChainId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
 
     #[test]
     fn a_digest_is_read_as_it_is_written() {

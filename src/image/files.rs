@@ -36,8 +36,20 @@ pub(super) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
 /// Replaces `path` by way of the new file `aside`: the old content or the new is there, whole, whatever happens.
 /// The directory is the caller's to sync.
 pub(super) fn replace(path: &Path, aside: &Path, bytes: &[u8]) -> Result<()> {
-    let written = write_new(aside, bytes)
-        .and_then(|()| fs::rename(aside, path).context(|| format!("rename {}", aside.display())));
+    replace_after(path, aside, bytes, || {})
+}
+
+/// [`replace`], with something to do when the new content is on disk.
+pub(super) fn replace_after(
+    path: &Path,
+    aside: &Path,
+    bytes: &[u8],
+    then: impl FnOnce(),
+) -> Result<()> {
+    let written = write_new(aside, bytes).and_then(|()| {
+        then();
+        fs::rename(aside, path).context(|| format!("rename {}", aside.display()))
+    });
     if written.is_err() {
         let _ = fs::remove_file(aside);
     }

@@ -122,6 +122,9 @@ impl Store {
         let attempt = || format!("collect the garbage of {}", self.path().display());
         let collected = self.sweep().context(attempt)?;
         self.empty_trash().context(attempt)?;
+        let _lock = self.locked().context(attempt)?;
+        let length = self.path().join("index.json").metadata().map_or(0, |it| it.len());
+        self.keep_reserve(length);
         Ok(collected)
     }
 

@@ -160,19 +160,33 @@ impl Store {
         let before = index.to_bytes()?;
         let answer = change(&mut index)?;
         let after = index.to_bytes()?;
-        if before != after {
-            self.write_index(&after)?;
+        if before == after {
+            return Ok(answer);
         }
+        match self.write_index(&after) {
+            // Whoever removes an image wants to make room: that must not need room.
+            Err(err)
+                if err.kind() == ErrorKind::ResourceExhausted
+                    && after.len() <= before.len()
+                    && self.spend_reserve() =>
+            {
+                self.write_index(&after)?;
+            }
+            written => written?,
+        }
+        self.keep_reserve(after.len() as u64);
         Ok(answer)
     }
 
     /// For holders of the exclusive lock.
     fn write_index(&self, bytes: &[u8]) -> Result<()> {
         let (path, previous) = (self.path().join(INDEX), self.path().join(PREVIOUS));
-        // For `repair` only: nothing depends on it.
-        let _ = fs::remove_file(&previous);
-        let _ = fs::hard_link(&path, previous);
-        files::replace(&path, &self.path().join("index.json.new"), bytes)?;
+        let keep = || {
+            // For `repair` only: nothing depends on it.
+            let _ = fs::remove_file(&previous);
+            let _ = fs::hard_link(&path, &previous);
+        };
+        files::replace_after(&path, &self.path().join("index.json.new"), bytes, keep)?;
         files::sync_dir(self.path())
     }
 
@@ -200,6 +214,9 @@ impl Store {
         if self.path().join(INDEX).symlink_metadata().is_ok() {
             return Ok(());
         }
-        self.write_index(&Index::default().to_bytes()?)
+        let bytes = Index::default().to_bytes()?;
+        self.write_index(&bytes)?;
+        self.keep_reserve(bytes.len() as u64);
+        Ok(())
     }
 }

@@ -50,7 +50,7 @@ impl Held {
     fn parse(line: &str) -> Result<Self> {
         let unknown = || malformed(format!("the line {line:?} is unknown"));
         let (kind, digest) = line.split_once(' ').ok_or_else(unknown)?;
-        let digest: Digest = digest.parse()?;
+        let digest = Digest::in_document(digest)?;
         match kind {
             "blob" => Ok(Self::Blob(digest)),
             "document" => Ok(Self::Document(digest)),

@@ -34,7 +34,8 @@ impl TryFrom<&Descriptor> for Blob {
     type Error = Error;
 
     fn try_from(descriptor: &Descriptor) -> Result<Self> {
-        Ok(Self { digest: descriptor.digest().try_into()?, size: descriptor.size() })
+        let digest = Digest::in_document(descriptor.digest().as_ref())?;
+        Ok(Self { digest, size: descriptor.size() })
     }
 }
 

@@ -21,6 +21,7 @@ mod names;
 mod pattern;
 mod platform;
 mod reference;
+mod reserve;
 mod store;
 mod tree;
 mod usage;

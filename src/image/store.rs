@@ -142,7 +142,8 @@ impl Store {
         for entry in fs::read_dir(&*self.0).context(|| "list it")? {
             let name = entry.context(|| "list it")?.file_name();
             let name = name.to_string_lossy();
-            let ours = [LAYOUT, "index.json", "lock"].iter().any(|own| name.starts_with(own));
+            let ours =
+                [LAYOUT, "index.json", "lock", "reserve"].iter().any(|own| name.starts_with(own));
             if !ours && !DIRECTORIES.contains(&&*name) {
                 return Err(Error::invalid(format!("it holds {name}, and is no image store"))
                     .with_hint("name an empty directory, or one that does not exist"));

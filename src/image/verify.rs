@@ -113,23 +113,36 @@ impl Store {
     }
 
     fn hash_all(&self, verified: &mut Verified) -> Result<Damages> {
-        let blobs = self.blobs()?;
+        let mut blobs = Vec::new();
+        for (name, digest) in self.blobs()? {
+            match digest {
+                Some(digest) => blobs.push(digest),
+                None => {
+                    let reason =
+                        json::malformed(format!("the file {name:?} among the blobs is none"));
+                    verified.damage.push(Damage { blob: None, reason, images: Vec::new() });
+                }
+            }
+        }
         let next = AtomicUsize::new(0);
-        let found = Mutex::new((Vec::new(), Damages::new()));
+        let found = Mutex::new((0, 0, Damages::new()));
         let worker = || {
-            while let Some((name, digest)) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let Some(digest) = digest else { continue };
-                let hashed = self.hash(*digest);
+            while let Some(digest) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                // A damaged one may have been replaced or removed since.
+                let hashed = self.hash(*digest).or_else(|_| self.hash(*digest));
                 let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                let (number, bytes, damages) = &mut *found;
                 match hashed {
-                    Ok(Some(size)) => found.0.push(size),
-                    Ok(None) => {}
+                    Ok(size) => {
+                        *number += u64::from(size.is_some());
+                        *bytes += size.unwrap_or(0);
+                    }
                     Err(reason) => {
+                        *number += 1;
                         let damage = Damage { blob: Some(*digest), reason, images: Vec::new() };
-                        found.1.insert(*digest, damage);
+                        damages.insert(*digest, damage);
                     }
                 }
-                debug_assert!(!name.is_empty());
             }
         };
         let threads = thread::available_parallelism().map_or(1, usize::from).min(blobs.len());
@@ -140,15 +153,9 @@ impl Store {
             }
             worker();
         });
-        let (sizes, mut damages) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        verified.blobs = sizes.len() as u64 + damages.len() as u64;
-        verified.bytes = sizes.iter().sum();
-        for (name, _) in blobs.iter().filter(|(_, digest)| digest.is_none()) {
-            let reason = json::malformed(format!("the file {name:?} among the blobs is none"));
-            verified.damage.push(Damage { blob: None, reason, images: Vec::new() });
-        }
-        // Replaced or removed since.
-        damages.retain(|digest, _| self.hash(*digest).is_err());
+        let damages;
+        (verified.blobs, verified.bytes, damages) =
+            found.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(damages)
     }
 
@@ -310,12 +317,7 @@ impl Store {
                     .filter(|(_, optional)| !optional)
                     .try_fold(true, |all, (blob, _)| Ok(all && self.has(&blob)?))
             }
-            Err(err)
-                if matches!(
-                    err.kind(),
-                    ErrorKind::Malformed | ErrorKind::NotFound | ErrorKind::InvalidInput
-                ) =>
-            {
+            Err(err) if matches!(err.kind(), ErrorKind::Malformed | ErrorKind::NotFound) => {
                 Ok(false)
             }
             Err(err) => Err(err),

@@ -1,83 +1,13 @@
-//! The image store: what it keeps, who it keeps it from, and what it says about what is damaged.
-
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
+//! Images come, get names, lose them and go.
 
 use std::fs;
 use std::io::Read;
 
 use coracle::ErrorKind;
-use coracle::image::spec::{Descriptor, ImageManifest, ImageManifestBuilder, MediaType};
-use coracle::image::{Blob, DiffId, Digest, Filter, Image, Platform, Reference, Store, Work};
+use coracle::image::{Blob, DiffId, Digest, Filter, Store};
 
-use common::{Sandbox, setup};
-
-fn store(dir: &Sandbox) -> Store {
-    Store::open(dir.join("images")).unwrap()
-}
-
-fn name(text: &str) -> Reference {
-    text.parse().unwrap()
-}
-
-/// Layers are any bytes here: the store does not look into them.
-fn layers<'a>(layers: impl IntoIterator<Item = &'a str>) -> Vec<String> {
-    layers.into_iter().map(str::to_owned).collect()
-}
-
-fn config(layers: &[String], extra: &str) -> String {
-    let ids: Vec<_> = layers.iter().map(|it| format!("\"{}\"", Digest::of(it))).collect();
-    let history: Vec<_> =
-        (1..=layers.len()).map(|n| format!(r#"{{"created_by":"step {n}"}}"#)).collect();
-    format!(
-        r#"{{"architecture":"{}","os":"linux","rootfs":{{"type":"layers","diff_ids":[{}]}},
-            "history":[{}]{extra}}}"#,
-        Platform::host().architecture(),
-        ids.join(","),
-        history.join(",")
-    )
-}
-
-/// Stores the blobs of an image and its manifest.
-fn manifest(work: &Work, layers: &[String], config: &str) -> Descriptor {
-    let layer = |layer: &String| {
-        work.ingest(layer.as_bytes(), None).unwrap().descriptor(MediaType::ImageLayer)
-    };
-    let layers: Vec<_> = layers.iter().map(layer).collect();
-    let config = work.ingest(config.as_bytes(), None).unwrap();
-    let manifest = of(config.descriptor(MediaType::ImageConfig), layers);
-    work.add_manifest(&manifest).unwrap()
-}
-
-fn of(config: Descriptor, layers: Vec<Descriptor>) -> ImageManifest {
-    let manifest = ImageManifestBuilder::default().schema_version(2u32).config(config);
-    manifest.layers(layers).media_type(MediaType::ImageManifest).build().unwrap()
-}
-
-fn add_with(store: &Store, reference: &str, content: &[String], extra: &str) -> Image {
-    let work = store.work().unwrap();
-    let manifest = manifest(&work, content, &config(content, extra));
-    work.set_image(Some(&name(reference)), &manifest).unwrap()
-}
-
-fn add(store: &Store, reference: &str, content: &[&str]) -> Image {
-    add_with(store, reference, &layers(content.iter().copied()), "")
-}
-
-fn sound(store: &Store) {
-    let verified = store.verify().unwrap();
-    assert!(verified.is_sound(), "{:?}", verified.damage);
-}
-
-/// The names in a directory of the store, sorted.
-fn names(store: &Store, directory: &str) -> Vec<String> {
-    let entries = fs::read_dir(store.path().join(directory)).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
+use crate::common::setup;
+use crate::fixture::{add, name, names, sound, store};
 
 #[test]
 fn an_image_is_found_by_name_id_and_digest_in_this_and_another_handle() {
