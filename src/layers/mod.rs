@@ -1,10 +1,14 @@
 //! Root filesystem stacks: read-only directories under one writable layer.
 //!
 //! [`Rootfs::stack`] begins one, [`Command::rootfs`](crate::namespaces::Command::rootfs) runs a process on it,
-//! [`Rootfs::changes`] lists what the process has changed.
+//! [`Rootfs::changes`] lists what the process has changed. [`Pack`] makes a tar stream of the changes, [`Unpack`] a
+//! directory of such a stream, and [`Compression`] goes between.
 
 mod access;
+mod archive;
 mod change;
+mod compression;
+mod cursor;
 mod diff;
 mod directory;
 mod explain;
@@ -13,5 +17,7 @@ mod overlay;
 mod rootfs;
 mod scratch;
 
+pub use archive::{ArchiveLimits, Pack, Packed, Unpack, Unpacked};
 pub use change::{Change, ChangeKind};
+pub use compression::{Compression, Decoder, Encoder};
 pub use rootfs::{Rootfs, Stack};

@@ -112,7 +112,27 @@ impl Rootfs {
     /// `Busy` if a process moves directories about meanwhile, `PermissionDenied` if the layer holds
     /// directories that the caller may not read, `NotFound` if a layer is no longer there.
     pub fn changes(&self) -> Result<Vec<Change>> {
-        self.0.changes().context(|| format!("list the changes of {}", name(&self.0.lowers)))
+        self.0.changes().context(|| format!("list the changes of {}", self.name()))
+    }
+
+    /// `base+app`.
+    pub(super) fn name(&self) -> String {
+        name(&self.0.lowers)
+    }
+
+    /// The writable layer, if there is one.
+    pub(super) fn upper(&self) -> Option<&OwnedFd> {
+        self.0.upper.as_ref()
+    }
+
+    /// Whose ids the files of the writable layer have.
+    pub(super) fn upper_ids(&self) -> &Ids {
+        self.0.upper_ids()
+    }
+
+    /// Whose ids the files of the stack have.
+    pub(super) fn ids(&self) -> &Ids {
+        &self.0.ids
     }
 }
 
@@ -152,14 +172,18 @@ impl AsFd for Rootfs {
 }
 
 impl Inner {
+    /// Whose ids the files of the writable layer have: in memory the container's, on disk plain ones.
+    fn upper_ids(&self) -> &Ids {
+        match &self.ids {
+            Ids::Mapped(_) if self.lock.is_some() => &Ids::Host,
+            ids => ids,
+        }
+    }
+
     fn changes(&self) -> Result<Vec<Change>> {
         let Some(upper) = &self.upper else { return Ok(Vec::new()) };
         let upper = upper.try_clone().context(|| "duplicate a descriptor")?;
-        // A layer in memory has the container's ids, one on disk plain ones.
-        let ids = match &self.ids {
-            Ids::Mapped(_) if self.lock.is_some() => &Ids::Host,
-            ids => ids,
-        };
+        let ids = self.upper_ids();
         let mut lowers = open_layers(&self.lowers)?;
         let lower = match lowers.as_slice() {
             [_] if matches!(ids, Ids::Host) => lowers.remove(0).fd,

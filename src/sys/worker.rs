@@ -60,6 +60,9 @@ enum Arg<'a> {
     Text(CString),
     At(At<'a>),
     Value(Value),
+    Bytes(Vec<u8>),
+    /// Two `struct timespec`, each of seconds and nanoseconds.
+    Times([i64; 4]),
     Null,
 }
 
@@ -293,15 +296,61 @@ impl<'a> Worker<'a> {
     pub(crate) fn get_attribute(&mut self, file: BorrowedFd<'_>, name: &CStr) -> Value {
         let value = Value(self.values);
         self.values += 1;
-        let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
         let args = [
-            Arg::Text(path),
+            Arg::Text(link_of(file)),
             Arg::Text(name.into()),
             Arg::Value(value),
             Arg::Number(VALUE_SIZE as i64),
         ];
         self.push("getxattr", libc::SYS_getxattr, args, Out::Length(value), false);
         value
+    }
+
+    /// The owner of a file, which may be open with `O_PATH`.
+    pub(crate) fn set_owner(&mut self, file: BorrowedFd<'a>, uid: u32, gid: u32) {
+        let args = [
+            Arg::At(file.into()),
+            Arg::Text(CString::default()),
+            Arg::Number(uid.into()),
+            Arg::Number(gid.into()),
+            Arg::Flag(libc::AT_EMPTY_PATH as u64, "AT_EMPTY_PATH"),
+        ];
+        self.call("fchownat", libc::SYS_fchownat, args);
+    }
+
+    /// The permissions of a file, which may be open with `O_PATH`.
+    pub(crate) fn set_mode(&mut self, file: BorrowedFd<'_>, mode: u32) {
+        let args = [Arg::At(At::Cwd), Arg::Text(link_of(file)), Arg::Number(mode.into())];
+        self.call("fchmodat", libc::SYS_fchmodat, args);
+    }
+
+    /// Both times of a file, which may be open with `O_PATH` (Linux 5.8).
+    pub(crate) fn set_times(&mut self, file: BorrowedFd<'a>, seconds: i64, nanoseconds: u32) {
+        let args = [
+            Arg::At(file.into()),
+            Arg::Text(CString::default()),
+            Arg::Times([seconds, nanoseconds.into(), seconds, nanoseconds.into()]),
+            Arg::Flag(libc::AT_EMPTY_PATH as u64, "AT_EMPTY_PATH"),
+        ];
+        self.call("utimensat", libc::SYS_utimensat, args);
+    }
+
+    /// Sets an extended attribute of a file, which may be open with `O_PATH`.
+    pub(crate) fn set_attribute(&mut self, file: BorrowedFd<'_>, name: &CStr, value: &[u8]) {
+        let args = [
+            Arg::Text(link_of(file)),
+            Arg::Text(name.into()),
+            Arg::Bytes(value.into()),
+            Arg::Number(value.len() as i64),
+            Arg::Number(0),
+        ];
+        self.call("setxattr", libc::SYS_setxattr, args);
+    }
+
+    /// Removes an extended attribute of a file, which may be open with `O_PATH`.
+    pub(crate) fn remove_attribute(&mut self, file: BorrowedFd<'_>, name: &CStr) {
+        let args = [Arg::Text(link_of(file)), Arg::Text(name.into())];
+        self.call("removexattr", libc::SYS_removexattr, args);
     }
 
     /// Makes the working directory, a mount point, the root of its mount namespace and lets go of all
@@ -481,12 +530,14 @@ impl Job<'_> {
                 Arg::Value(Value(i)) => {
                     self.values.get(*i).map_or(0, |value| value.as_ptr() as usize)
                 }
+                Arg::Bytes(bytes) => bytes.as_ptr() as usize,
+                Arg::Times(times) => times.as_ptr() as usize,
                 Arg::Null => 0,
             };
         }
-        // SAFETY: the methods of `Worker` build calls whose pointers are null, NUL-terminated strings
-        // in `steps` that the kernel reads only, or a value of VALUE_SIZE bytes, as long as they say, that the
-        // kernel may write to.
+        // SAFETY: the methods of `Worker` build calls whose pointers are null, NUL-terminated strings, times or
+        // bytes (with their length) in `steps` that the kernel reads only, or a value of VALUE_SIZE bytes,
+        // as long as they say, that the kernel may write to.
         match unsafe { syscall(call.nr, words) } {
             Ok(result) => {
                 match call.out {
@@ -532,11 +583,20 @@ impl Step<'_> {
                 // Closed by now.
                 Arg::At(at @ At::Slot(_)) => write!(text, "{}", job.fd(*at)),
                 Arg::Value(_) => write!(text, "[]"),
+                Arg::Bytes(bytes) => write!(text, "[{} bytes]", bytes.len()),
+                Arg::Times([seconds, nanoseconds, ..]) => {
+                    write!(text, "{seconds}.{nanoseconds:09}")
+                }
                 Arg::Null => write!(text, "NULL"),
             };
         }
         text + ")"
     }
+}
+
+/// A name for an open file by which calls that want a path find it.
+fn link_of(file: BorrowedFd<'_>) -> CString {
+    CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default()
 }
 
 extern "C" fn work(job: *mut c_void) -> ! {

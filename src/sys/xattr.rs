@@ -36,25 +36,45 @@ pub(crate) fn list(fd: BorrowedFd<'_>) -> Result<Vec<CString>, SyscallError> {
     Ok(names)
 }
 
-/// Sets an attribute of a file that is not open with `O_PATH`.
+/// Sets an attribute.
 pub(crate) fn set(fd: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> Result<(), SyscallError> {
+    let (data, len) = (value.as_ptr(), value.len());
     // SAFETY: a NUL-terminated name and as many bytes as said, which the kernel only reads.
-    let set = unsafe {
-        let (value, len) = (value.as_ptr(), value.len());
-        sys!(SYS_fsetxattr, fd.as_raw_fd(), name.as_ptr(), value, len, 0)
+    let set = match unsafe { sys!(SYS_fsetxattr, fd.as_raw_fd(), name.as_ptr(), data, len, 0) } {
+        // Open with O_PATH.
+        Err(Errno(libc::EBADF)) => {
+            let path = link_of(fd);
+            // SAFETY: as above, and a NUL-terminated path.
+            unsafe { sys!(SYS_setxattr, path.as_ptr(), name.as_ptr(), data, len, 0) }
+        }
+        set => set,
     };
     set.map(drop).map_err(|Errno(errno)| {
-        SyscallError::new(format!("fsetxattr({}, {name:?}, {value:?})", Fd(fd)), errno)
+        let call = format!("fsetxattr({}, {name:?}, [{len} bytes])", Fd(fd));
+        SyscallError::new(call, errno)
     })
 }
 
-/// Removes an attribute of a file that is not open with `O_PATH`.
+/// Removes an attribute.
 pub(crate) fn remove(fd: BorrowedFd<'_>, name: &CStr) -> Result<(), SyscallError> {
     // SAFETY: a NUL-terminated name, which the kernel only reads.
-    let removed = unsafe { sys!(SYS_fremovexattr, fd.as_raw_fd(), name.as_ptr()) };
+    let removed = match unsafe { sys!(SYS_fremovexattr, fd.as_raw_fd(), name.as_ptr()) } {
+        // Open with O_PATH.
+        Err(Errno(libc::EBADF)) => {
+            let path = link_of(fd);
+            // SAFETY: two NUL-terminated strings, which the kernel only reads.
+            unsafe { sys!(SYS_removexattr, path.as_ptr(), name.as_ptr()) }
+        }
+        removed => removed,
+    };
     removed.map(drop).map_err(|Errno(errno)| {
         SyscallError::new(format!("fremovexattr({}, {name:?})", Fd(fd)), errno)
     })
+}
+
+/// A name for an open file by which calls that want a path find it.
+fn link_of(fd: BorrowedFd<'_>) -> CString {
+    CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default()
 }
 
 fn read(
@@ -62,7 +82,7 @@ fn read(
     call: impl Fn(&CStr, &mut [u8]) -> Result<usize, Errno>,
 ) -> Result<Option<Vec<u8>>, Errno> {
     // fgetxattr(2) does not take O_PATH descriptors.
-    let path = CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default();
+    let path = link_of(fd);
     let mut buffer = vec![0; 256];
     loop {
         match call(&path, &mut buffer) {

@@ -1,0 +1,20 @@
+//! Layers as tar streams: [`Unpack`] applies one, [`Pack`] makes one.
+
+mod acl;
+mod ahead;
+mod attributes;
+mod finish;
+mod limits;
+mod lower;
+mod pack;
+mod pax;
+mod reader;
+mod sparse;
+mod tree;
+mod unpack;
+mod whiteout;
+mod writer;
+
+pub use limits::ArchiveLimits;
+pub use pack::{Pack, Packed};
+pub use unpack::{Unpack, Unpacked};

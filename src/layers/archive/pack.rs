@@ -1,0 +1,413 @@
+//! Directories become archives.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::{Duration, SystemTime};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, major, minor};
+use tar::EntryType;
+
+use super::attributes::{Attributes, Owners};
+use super::lower::mtime;
+use super::pax::Time;
+use super::reader::is_foreign;
+use super::sparse;
+use super::whiteout::{OPAQUE, PREFIX};
+use super::writer::{Header, Writer};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::layers::Rootfs;
+use crate::layers::access::Access;
+use crate::layers::cursor::{Cursor, file_type, is_directory};
+use crate::layers::overlay::Ids;
+use crate::namespaces::UserNamespace;
+use crate::sys::xattr;
+
+/// Makes a tar stream of a directory: of what a container has changed, as a layer, or of all that is there.
+///
+/// ```no_run
+/// use std::fs::File;
+/// use coracle::layers::{Compression, Pack, Rootfs};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let rootfs = Rootfs::stack(["base/"]).writable("scratch/")?;
+/// // ... something runs on it ...
+/// let mut layer = Compression::Gzip.encoder(File::create("changes.tar.gz")?)?;
+/// Pack::new().changes(&rootfs, &mut layer)?;
+/// layer.finish()?.sync_all()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The same files give the same bytes: entries are ordered by path, a directory before what is in it, with ids
+/// instead of names and no other time than that of the last modification, in nanoseconds. The format is pax, with
+/// extended headers only where an entry needs one. Long runs of zeros, half of a file or more, are written as
+/// holes, whether they take space on the disk or not. Sockets, which an archive cannot hold, are left out.
+///
+/// The directory may be changed by a hostile container meanwhile: nothing outside of it is read, but what is
+/// in the archive then is unclear. Stop or freeze its processes to know.
+#[derive(Clone, Debug, Default)]
+#[must_use = "a method says what to pack"]
+pub struct Pack<'a> {
+    latest: Option<Time>,
+    namespace: Option<&'a UserNamespace>,
+}
+
+/// What an archive was made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Packed {
+    /// Files, directories, links and whiteouts.
+    pub entries: u64,
+    /// The length of the stream.
+    pub bytes: u64,
+}
+
+impl<'a> Pack<'a> {
+    /// Times and ids as they are.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// No time is later than this one: what `SOURCE_DATE_EPOCH` says. A time before 1970 counts as 1970.
+    pub fn clamp_mtime(mut self, latest: SystemTime) -> Self {
+        let since = latest.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        self.latest = Some(Time::after(since));
+        self
+    }
+
+    /// The files have ids of this user namespace, as the caller sees them from outside; in the archive they have those
+    /// inside. Where the caller may not read, root of the namespace does. Not needed for a [`Rootfs`].
+    pub fn user_namespace(mut self, namespace: &'a UserNamespace) -> Self {
+        self.namespace = Some(namespace);
+        self
+    }
+
+    /// Writes the layer that changes the lower layers of the stack into what it shows. A read-only one has no changes.
+    ///
+    /// Only the writable layer is read: the size of the others does not matter.
+    ///
+    /// # Errors
+    ///
+    /// `Busy` if a file is cut or a directory moved meanwhile, `InvalidInput` for a file whose name is that of a
+    /// whiteout, `PermissionDenied` for one that may not be read, and what `writer` reports.
+    pub fn changes(&self, rootfs: &Rootfs, writer: impl Write) -> Result<Packed> {
+        let attempt = || format!("pack the changes of {}", rootfs.name());
+        let Some(upper) = rootfs.upper() else {
+            return Writer::new(writer).finish().context(attempt);
+        };
+        self.with(rootfs.upper_ids()).layer(upper, writer).context(attempt)
+    }
+
+    /// Writes all that the stack shows, without layers.
+    ///
+    /// # Errors
+    ///
+    /// As [`changes`](Self::changes).
+    pub fn rootfs(&self, rootfs: &Rootfs, writer: impl Write) -> Result<Packed> {
+        self.with(rootfs.ids()).tree(rootfs, writer).context(|| format!("pack {}", rootfs.name()))
+    }
+
+    /// Writes the layer that a directory is: one that an overlay was writing to, or that
+    /// [`Unpack`](super::Unpack) has made, with the marks of overlays for what is deleted.
+    ///
+    /// # Errors
+    ///
+    /// As [`changes`](Self::changes).
+    pub fn layer(&self, directory: impl AsFd, writer: impl Write) -> Result<Packed> {
+        self.run(directory, writer, true)
+    }
+
+    /// Writes all that is in a directory.
+    ///
+    /// # Errors
+    ///
+    /// As [`changes`](Self::changes).
+    pub fn tree(&self, directory: impl AsFd, writer: impl Write) -> Result<Packed> {
+        self.run(directory, writer, false)
+    }
+
+    fn with<'b>(&self, ids: &'b Ids) -> Pack<'b> {
+        let namespace = match ids {
+            Ids::Host => None,
+            Ids::Mapped(namespace) | Ids::Joined(namespace) => Some(namespace),
+        };
+        Pack { namespace, latest: self.latest }
+    }
+
+    fn run(&self, directory: impl AsFd, writer: impl Write, layer: bool) -> Result<Packed> {
+        let map = self.namespace.map(|namespace| {
+            let unknown = || Error::invalid("the ids of the user namespace are not known");
+            namespace.map().cloned().ok_or_else(unknown)
+        });
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = openat(directory, ".", flags, Mode::empty())
+            .context(|| "open the directory to pack")?;
+        let mut walk = Walk {
+            owners: Owners { map: map.transpose()?, squash: false },
+            cursor: Cursor::new(root, Access(self.namespace)),
+            latest: self.latest,
+            layer,
+            writer: Writer::new(writer),
+            path: Vec::new(),
+            frames: Vec::new(),
+            links: HashMap::new(),
+        };
+        walk.all()?;
+        walk.writer.finish()
+    }
+}
+
+struct Walk<'a, W: Write> {
+    owners: Owners,
+    cursor: Cursor<'a>,
+    latest: Option<Time>,
+    /// Whether deletions are to be found.
+    layer: bool,
+    writer: Writer<W>,
+    /// From the top; empty there.
+    path: Vec<u8>,
+    /// What is left to look at in the directories on the way.
+    frames: Vec<BTreeSet<OsString>>,
+    /// The first names of files that have several.
+    links: HashMap<(u64, u64), Vec<u8>>,
+}
+
+impl<W: Write> Walk<'_, W> {
+    fn all(&mut self) -> Result<()> {
+        self.enter().context(|| "pack the root directory")?;
+        while let Some(names) = self.frames.last_mut() {
+            let Some(name) = names.pop_first() else {
+                self.frames.pop();
+                if !self.frames.is_empty() {
+                    self.cursor.ascend()?;
+                    self.shorten();
+                }
+                continue;
+            };
+            if !self.path.is_empty() {
+                self.path.push(b'/');
+            }
+            self.path.extend(name.as_bytes());
+            let entered = self
+                .visit(&name)
+                .map_err(|err| err.context(format!("pack {}", self.path.escape_ascii())))?;
+            if !entered {
+                self.shorten();
+            }
+        }
+        Ok(())
+    }
+
+    fn shorten(&mut self) {
+        let slash = self.path.iter().rposition(|&byte| byte == b'/');
+        self.path.truncate(slash.unwrap_or(0));
+    }
+
+    /// Writes the directory that the cursor has been moved to.
+    fn enter(&mut self) -> Result<()> {
+        let stat = fstat(&self.cursor.here).context(|| "stat the directory")?;
+        let attributes = self.attributes(&self.cursor.here, &stat)?;
+        let path = match self.path.as_slice() {
+            [] => b"./".to_vec(),
+            path => [path, b"/"].concat(),
+        };
+        self.writer.write(Header::new(EntryType::Directory, &path, &attributes), io::empty())?;
+        if self.layer && self.cursor.is_opaque()? {
+            self.white_out(OPAQUE.to_vec(), attributes.mtime)?;
+        }
+        self.frames.push(self.cursor.names()?);
+        Ok(())
+    }
+
+    /// Writes an entry. Returns whether it is a directory, now the current one.
+    fn visit(&mut self, name: &OsStr) -> Result<bool> {
+        // It may have gone meanwhile.
+        let Some(stat) = self.cursor.stat(name)? else { return Ok(false) };
+        if self.layer && self.cursor.is_whiteout(name, &stat)? {
+            let time = self.clamp(mtime(&stat));
+            self.shorten_to_write(name, time)?;
+            return Ok(false);
+        }
+        if name.as_bytes().starts_with(PREFIX) {
+            return Err(Error::invalid("its name would be that of a whiteout in the archive")
+                .with_hint(
+                    "a layer cannot hold files whose names begin with `.wh.`: rename or remove it",
+                ));
+        }
+        if is_directory(&stat) {
+            if !self.cursor.descend(name)? {
+                return Ok(false);
+            }
+            self.enter()?;
+            return Ok(true);
+        }
+        let identity = (stat.st_dev, stat.st_ino);
+        if stat.st_nlink > 1
+            && let Some(first) = self.links.get(&identity)
+        {
+            let (uid, gid) = self.owners.inside(stat.st_uid, stat.st_gid);
+            let (mode, mtime) = (stat.st_mode & 0o7777, self.clamp(mtime(&stat)));
+            let attributes = Attributes { uid, gid, mode, mtime, xattrs: Vec::new() };
+            let header = Header::new(EntryType::Link, &self.path, &attributes);
+            self.writer.write(header.target(first), io::empty())?;
+            return Ok(false);
+        }
+        let written = match file_type(&stat) {
+            SFlag::S_IFREG => self.file(name)?,
+            SFlag::S_IFLNK => self.other(name, EntryType::Symlink)?,
+            SFlag::S_IFIFO => self.other(name, EntryType::Fifo)?,
+            SFlag::S_IFCHR => self.other(name, EntryType::Char)?,
+            SFlag::S_IFBLK => self.other(name, EntryType::Block)?,
+            _ => false,
+        };
+        if written && stat.st_nlink > 1 {
+            self.links.insert(identity, self.path.clone());
+        }
+        Ok(false)
+    }
+
+    /// Writes a whiteout for the file that the path names.
+    fn shorten_to_write(&mut self, name: &OsStr, time: Time) -> Result<()> {
+        let whole = self.path.clone();
+        self.path.truncate(self.path.len() - name.len());
+        if self.path.last() == Some(&b'/') {
+            self.path.pop();
+        }
+        self.white_out([PREFIX, name.as_bytes()].concat(), time)?;
+        self.path = whole;
+        Ok(())
+    }
+
+    /// Writes a file without content into the directory that the path names.
+    fn white_out(&mut self, name: Vec<u8>, mtime: Time) -> Result<()> {
+        let path = match self.path.as_slice() {
+            [] => name,
+            above => [above, b"/", &name].concat(),
+        };
+        let attributes = Attributes { uid: 0, gid: 0, mode: 0, mtime, xattrs: Vec::new() };
+        self.writer.write(Header::new(EntryType::Regular, &path, &attributes), io::empty())
+    }
+
+    fn file(&mut self, name: &OsStr) -> Result<bool> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+        let mut file = match self.cursor.access.open(&self.cursor.here, name, flags) {
+            Err(Errno::ENOENT | Errno::ELOOP | Errno::ENXIO) => return Ok(false),
+            file => File::from(file.context(|| "open the file")?),
+        };
+        let fd = file.try_clone().context(|| "duplicate a descriptor")?.into();
+        let stat = fstat(&fd).context(|| "stat the file")?;
+        if file_type(&stat) != SFlag::S_IFREG {
+            return Err(Error::new(ErrorKind::Busy, "it was replaced while it was read"));
+        }
+        let attributes = self.attributes(&fd, &stat)?;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let header = Header::new(EntryType::Regular, &self.path, &attributes);
+        match sparse::regions(&file, size).context(|| "read the file")? {
+            None => {
+                let content = Exact { left: size, file: &mut file };
+                self.writer.write(header.size(size), content)?;
+            }
+            Some(regions) => {
+                let content = Regions { file: &mut file, left: 0, ahead: regions.iter() };
+                self.writer.write(header.sparse(size, &regions), content)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes anything but files and directories.
+    fn other(&mut self, name: &OsStr, kind: EntryType) -> Result<bool> {
+        let file = match self.cursor.access.open(&self.cursor.here, name, OFlag::O_PATH) {
+            Err(Errno::ENOENT) => return Ok(false),
+            file => file.context(|| "open it")?,
+        };
+        let stat = fstat(&file).context(|| "stat it")?;
+        let attributes = self.attributes(&file, &stat)?;
+        let header = Header::new(kind, &self.path, &attributes);
+        match kind {
+            EntryType::Symlink => {
+                let target = readlinkat(&file, "").context(|| "read the link")?.into_vec();
+                self.writer.write(header.target(&target), io::empty())?;
+            }
+            EntryType::Fifo => self.writer.write(header, io::empty())?,
+            _ => {
+                let header = header.device(major(stat.st_rdev), minor(stat.st_rdev));
+                self.writer.write(header, io::empty())?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn attributes(&self, file: &OwnedFd, stat: &FileStat) -> Result<Attributes> {
+        let mut xattrs: Vec<(CString, Vec<u8>)> = Vec::new();
+        for name in xattr::list(file.as_fd()).context(|| "list its attributes")? {
+            let bytes = name.to_bytes();
+            // Labels and hashes of the host's are none of the container's.
+            let kept = bytes.starts_with(b"user.")
+                || bytes.starts_with(b"system.posix_acl_")
+                || bytes == b"security.capability";
+            if kept
+                && !is_foreign(bytes)
+                && let Some(value) = self.cursor.access.attribute(file, &[&name])?
+            {
+                xattrs.push((name, value));
+            }
+        }
+        let (uid, gid) = self.owners.inside(stat.st_uid, stat.st_gid);
+        let mtime = self.clamp(mtime(stat));
+        let mut attributes = Attributes { uid, gid, mode: stat.st_mode & 0o7777, mtime, xattrs };
+        self.owners.translate_back(&mut attributes)?;
+        Ok(attributes)
+    }
+
+    fn clamp(&self, time: Time) -> Time {
+        self.latest.map_or(time, |latest| time.min(latest))
+    }
+}
+
+/// As much of a file as there was when its header was written.
+struct Exact<'f> {
+    file: &'f mut File,
+    left: u64,
+}
+
+impl Read for Exact<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let n = self.file.read(&mut buffer[..most])?;
+        if n == 0 && most > 0 {
+            return Err(Error::new(ErrorKind::Busy, "it was cut while it was read")
+                .with_hint("stop or freeze the processes that write there, and try again")
+                .into());
+        }
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
+/// The content of a sparse file without its holes.
+struct Regions<'f, I> {
+    file: &'f mut File,
+    left: u64,
+    ahead: I,
+}
+
+impl<'r, I: Iterator<Item = &'r (u64, u64)>> Read for Regions<'_, I> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.left == 0 {
+            let Some(&(offset, len)) = self.ahead.next() else { return Ok(0) };
+            self.file.seek(SeekFrom::Start(offset))?;
+            self.left = len;
+        }
+        let mut content = Exact { file: &mut *self.file, left: self.left };
+        let n = content.read(buffer)?;
+        self.left = content.left;
+        Ok(n)
+    }
+}
