@@ -8,39 +8,18 @@ mod common;
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 
 use coracle::ErrorKind;
 use coracle::layers::Rootfs;
-use nix::unistd::{Gid, Uid, geteuid, setfsgid, setfsuid};
+use nix::unistd::geteuid;
 
+use common::stack::{inside, root};
 use common::{audit, require, setup};
-
-/// The root directory of a stack as a path of this process.
-fn root(rootfs: &Rootfs) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", rootfs.as_fd().as_raw_fd()))
-}
-
-/// Runs `body` on the root directory with the file-system ids of the container's root.
-fn inside<T: Send>(rootfs: &Rootfs, body: impl FnOnce(&Path) -> T + Send) -> T {
-    let root = root(rootfs);
-    let owner = fs::metadata(&root).unwrap();
-    thread::scope(|scope| {
-        let as_root = scope.spawn(|| {
-            if geteuid().is_root() {
-                setfsgid(Gid::from_raw(owner.gid()));
-                setfsuid(Uid::from_raw(owner.uid()));
-            }
-            body(&root)
-        });
-        as_root.join().unwrap()
-    })
-}
 
 fn changes(rootfs: &Rootfs) -> Vec<String> {
     rootfs.changes().unwrap().iter().map(ToString::to_string).collect()

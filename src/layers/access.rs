@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::unistd::geteuid;
 
 use super::directory::HANDLE;
 use super::overlay::join;
@@ -31,6 +32,31 @@ impl Access<'_> {
 
     pub(super) fn open_directory(self, dir: &OwnedFd, name: &OsStr) -> nix::Result<OwnedFd> {
         self.open(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+    }
+
+    /// Opens a directory below `dir` that is on the same mount (which needs openat2, Linux 5.6).
+    pub(super) fn enter(self, dir: &OwnedFd, name: &OsStr) -> nix::Result<OwnedFd> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_XDEV);
+        match openat2(dir, name, how) {
+            Err(Errno::ENOSYS | Errno::EACCES) => self.open_directory(dir, name),
+            other => other,
+        }
+    }
+
+    /// Makes a directory that this user holds through the namespace his own, and open to himself alone.
+    pub(super) fn take_over(self, dir: &OwnedFd) -> Result<()> {
+        let Some(namespace) = self.0 else { return Ok(()) };
+        let stat = fstat(dir).context(|| "stat the directory")?;
+        let usable = Mode::S_IRWXU.bits();
+        if stat.st_uid == geteuid().as_raw() && stat.st_mode & usable == usable {
+            return Ok(());
+        }
+        let mut worker = Worker::new();
+        join(&mut worker, namespace)?;
+        worker.set_owner(dir.as_fd(), 0, 0);
+        worker.set_mode(dir.as_fd(), usable);
+        worker.run().map(drop).context(|| "take over the directory")
     }
 
     pub(super) fn stat(self, dir: &OwnedFd, name: &OsStr) -> nix::Result<FileStat> {

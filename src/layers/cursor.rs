@@ -1,10 +1,7 @@
-//! A way through a tree that may be the work of a hostile container, and change meanwhile.
-//!
-//! It is walked by descriptors, one component at a time, without following a link and with two directories open
-//! at any depth.
+//! A walk through a tree that may be the work of a hostile container.
 
 use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
@@ -17,10 +14,12 @@ use super::access::Access;
 use super::directory::Identity;
 use crate::error::{Context, Error, ErrorKind, Result};
 
-/// A position in a tree: a directory.
+/// A position in a tree: goes down by name without following a link or entering another mount, and up no
+/// higher than where it began. Holds one descriptor at any depth.
 #[derive(Debug)]
 pub(super) struct Cursor<'a> {
     pub(super) access: Access<'a>,
+    /// The directory it is at, open for reading.
     pub(super) here: OwnedFd,
     above: Vec<Identity>,
 }
@@ -32,8 +31,12 @@ impl<'a> Cursor<'a> {
 
     /// Enters a directory. Returns whether there still is one of this name.
     pub(super) fn descend(&mut self, name: &OsStr) -> Result<bool> {
-        let next = match self.access.open_directory(&self.here, name) {
+        let next = match self.access.enter(&self.here, name) {
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(false),
+            Err(Errno::EXDEV) => {
+                return Err(Error::new(ErrorKind::Busy, "another file system is mounted there")
+                    .with_hint("nothing may be mounted inside a layer: unmount it"));
+            }
             next => next.context(|| "open the directory")?,
         };
         self.above.push(Identity::of(&self.here).context(|| "stat the directory")?);
@@ -41,19 +44,30 @@ impl<'a> Cursor<'a> {
         Ok(true)
     }
 
-    /// Goes back to the directory above, provided that nobody has moved this one meanwhile.
-    pub(super) fn ascend(&mut self) -> Result<()> {
+    /// Goes back to the directory above, provided that nobody has moved this one meanwhile. Returns the one
+    /// it was at.
+    pub(super) fn ascend(&mut self) -> Result<OwnedFd> {
         let above = self.directory("..").context(|| "open the directory above")?;
         if Some(Identity::of(&above).context(|| "stat the directory above")?) != self.above.pop() {
             return Err(Error::new(ErrorKind::Busy, "a directory was moved while it was read")
                 .with_hint("stop or freeze the processes that write there, and try again"));
         }
-        self.here = above;
-        Ok(())
+        Ok(std::mem::replace(&mut self.here, above))
+    }
+
+    /// See [`Access::take_over`].
+    pub(super) fn take_over(&self) -> Result<()> {
+        self.access.take_over(&self.here)
     }
 
     fn directory(&self, name: &str) -> nix::Result<OwnedFd> {
         self.access.open_directory(&self.here, OsStr::new(name))
+    }
+
+    /// To read the directory entry by entry.
+    pub(super) fn list(&self) -> Result<Dir> {
+        let own = self.directory(".").context(|| "open a directory")?;
+        Dir::from_fd(own).context(|| "read a directory")
     }
 
     /// What is in the directory, in byte order.
@@ -68,17 +82,31 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Whether the directory, of a layer, replaces that of the lower layers. `x` only says that it contains
-    /// whiteouts in the form of attributes.
+    /// Whether the directory, of a layer, replaces that of the lower layers. `x` only says that it contains whiteouts in
+    /// the form of attributes.
     pub(super) fn is_opaque(&self) -> Result<bool> {
-        let marks = [c"trusted.overlay.opaque", c"user.overlay.opaque"];
-        let value = self.access.attribute(&self.here, &marks)?;
+        self.is_opaque_by(&[c"trusted.overlay.opaque", c"user.overlay.opaque"])
+    }
+
+    /// [`is_opaque`](Self::is_opaque), by one of these attributes.
+    pub(super) fn is_opaque_by(&self, marks: &[&CStr]) -> Result<bool> {
+        let value = self.access.attribute(&self.here, marks)?;
         Ok(value.is_some_and(|value| value == b"y"))
     }
 
     /// Whether a file of a layer says that there is none: a character device 0:0, or (Linux 6.7) an empty file
     /// with an attribute.
     pub(super) fn is_whiteout(&self, name: &OsStr, stat: &FileStat) -> Result<bool> {
+        self.is_whiteout_by(name, stat, &[c"trusted.overlay.whiteout", c"user.overlay.whiteout"])
+    }
+
+    /// [`is_whiteout`](Self::is_whiteout), by one of these attributes.
+    pub(super) fn is_whiteout_by(
+        &self,
+        name: &OsStr,
+        stat: &FileStat,
+        marks: &[&CStr],
+    ) -> Result<bool> {
         if is_whiteout_device(stat) {
             return Ok(true);
         }
@@ -88,9 +116,8 @@ impl<'a> Cursor<'a> {
         match self.access.open(&self.here, name, OFlag::O_PATH) {
             Err(Errno::ENOENT) => Ok(false),
             file => {
-                let marks = [c"trusted.overlay.whiteout", c"user.overlay.whiteout"];
                 let file = file.context(|| "open it")?;
-                Ok(self.access.attribute(&file, &marks)?.is_some())
+                Ok(self.access.attribute(&file, marks)?.is_some())
             }
         }
     }

@@ -1,48 +1,44 @@
 //! The list of changes, read from the writable layer.
 //!
-//! See "whiteouts and opaque directories" in <https://docs.kernel.org/filesystems/overlayfs.html>.
+//! See "whiteouts and opaque directories" in <https://docs.kernel.org/filesystems/overlayfs.html>. The layer
+//! may be the work of a hostile container: it is walked by descriptors, one component at a time, without
+//! following a link and with two directories open at any depth.
 
 use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use nix::sys::stat::{FileStat, fstat};
+use nix::fcntl::{OFlag, readlinkat};
+use nix::sys::stat::{FileStat, SFlag, fstat};
+use nix::sys::time::TimeSpec;
 
 use super::access::Access;
 use super::change::{Change, ChangeKind};
-use super::cursor::{Cursor, is_directory, is_whiteout_device};
+use super::cursor::{Cursor, file_type, is_directory, is_whiteout_device};
 use crate::error::{Context, Error, Result};
 use crate::sys::xattr;
+
+/// What became of the tree `old` since `new` was made a copy of it, in the same order. Both have plain owners.
+///
+/// At `made`, a time of the file system's, the copy was complete: what it has changed of its inodes before is
+/// none of the tree's changes. A process can set any other time.
+pub(super) fn changes_of_copy(
+    new: OwnedFd,
+    old: OwnedFd,
+    made: TimeSpec,
+    access: Access<'_>,
+) -> Result<Vec<Change>> {
+    Walk::new(new, old, access, Some(made)).run()
+}
 
 /// What `upper` changes about `lower`, parents before what is below them, names in byte order.
 ///
 /// `lower` is the other layers merged. Both must show the same owners.
 pub(super) fn changes(upper: OwnedFd, lower: OwnedFd, access: Access<'_>) -> Result<Vec<Change>> {
-    let mut walk = Walk {
-        access,
-        upper: Cursor::new(upper, access),
-        lower: Cursor::new(lower, access),
-        path: PathBuf::from("/"),
-        frames: Vec::new(),
-        changes: Vec::new(),
-    };
-    walk.enter(true, false)?;
-    while let Some(frame) = walk.frames.last_mut() {
-        match frame.names.pop_first() {
-            Some(name) => {
-                walk.path.push(&name);
-                let descended = walk
-                    .visit(&name)
-                    .map_err(|err| err.context(format!("compare {}", walk.path.display())))?;
-                if !descended {
-                    walk.path.pop();
-                }
-            }
-            None => walk.leave()?,
-        }
-    }
-    Ok(walk.changes)
+    Walk::new(upper, lower, access, None).run()
 }
 
 /// A directory on the way from the root to the position.
@@ -59,6 +55,8 @@ struct Frame {
 
 struct Walk<'a> {
     access: Access<'a>,
+    /// If `upper` is no layer but a changed copy of `lower`: when it was made.
+    made: Option<TimeSpec>,
     upper: Cursor<'a>,
     lower: Cursor<'a>,
     path: PathBuf,
@@ -66,7 +64,39 @@ struct Walk<'a> {
     changes: Vec<Change>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(upper: OwnedFd, lower: OwnedFd, access: Access<'a>, made: Option<TimeSpec>) -> Self {
+        Self {
+            access,
+            made,
+            upper: Cursor::new(upper, access),
+            lower: Cursor::new(lower, access),
+            path: PathBuf::from("/"),
+            frames: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    fn run(mut self) -> Result<Vec<Change>> {
+        // In a copy nothing of the original shines through.
+        self.enter(true, self.made.is_some())?;
+        while let Some(frame) = self.frames.last_mut() {
+            match frame.names.pop_first() {
+                Some(name) => {
+                    self.path.push(&name);
+                    let descended = self
+                        .visit(&name)
+                        .map_err(|err| err.context(format!("compare {}", self.path.display())))?;
+                    if !descended {
+                        self.path.pop();
+                    }
+                }
+                None => self.leave()?,
+            }
+        }
+        Ok(self.changes)
+    }
+
     /// Starts on the directory that both cursors have been moved to.
     fn enter(&mut self, lower: bool, hidden: bool) -> Result<()> {
         let hidden = hidden || self.upper.is_opaque()?;
@@ -87,7 +117,7 @@ impl Walk<'_> {
         let old = if lower { self.lower.stat(name)? } else { None };
         let old = old.filter(|old| !is_whiteout_device(old));
         let new = match new {
-            Some(new) if !self.upper.is_whiteout(name, &new)? => Some(new),
+            Some(new) if !self.is_whiteout(name, &new)? => Some(new),
             // Either hidden by its parent, or a whiteout. Or it went away just now.
             _ => None,
         };
@@ -97,12 +127,18 @@ impl Walk<'_> {
             (None, Some(_)) => ChangeKind::Added,
             (Some(_), Some(_)) => ChangeKind::Modified,
         };
-        self.changes.push(Change::new(kind, self.path.clone()));
-        let is_directory = |stat: &Option<FileStat>| stat.as_ref().is_some_and(is_directory);
-        if !is_directory(&new) || !self.upper.descend(name)? {
+        if let (Some(made), Some(old), Some(new)) = (self.made, &old, &new)
+            && !(is_directory(old) && is_directory(new))
+            && self.is_same_file(name, old, new, made)?
+        {
             return Ok(false);
         }
-        let lower = is_directory(&old) && self.lower.descend(name)?;
+        self.changes.push(Change::new(kind, self.path.clone()));
+        let directory = |stat: &Option<FileStat>| stat.as_ref().is_some_and(is_directory);
+        if !directory(&new) || !self.upper.descend(name)? {
+            return Ok(false);
+        }
+        let lower = directory(&old) && self.lower.descend(name)?;
         self.enter(lower, hidden)?;
         Ok(true)
     }
@@ -126,20 +162,101 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// In a copy nothing stands for what is not there, though a layer below could not show such a device.
+    fn is_whiteout(&self, name: &OsStr, stat: &FileStat) -> Result<bool> {
+        match self.made {
+            Some(_) => Ok(is_whiteout_device(stat)),
+            None => self.upper.is_whiteout(name, stat),
+        }
+    }
+
     /// Whether both layers have the directory with all the same that a layer records but times.
     fn is_unchanged(&self) -> Result<bool> {
+        if let Some(made) = self.made {
+            let stat = fstat(&self.upper.here).context(|| "stat a directory")?;
+            if changed_at(&stat) < made {
+                return Ok(true);
+            }
+        }
         let facts = |directory: &OwnedFd| {
             let stat = fstat(directory).context(|| "stat a directory")?;
-            let mut attributes = Vec::new();
-            for name in xattr::list(directory.as_fd()).context(|| "list the attributes of it")? {
-                let text = name.to_bytes();
-                if !text.starts_with(b"trusted.overlay.") && !text.starts_with(b"user.overlay.") {
-                    let value = self.access.attribute(directory, &[&name])?;
-                    attributes.push((name, value));
-                }
-            }
-            Ok::<_, Error>((stat.st_mode, stat.st_uid, stat.st_gid, attributes))
+            Ok::<_, Error>((stat.st_mode, stat.st_uid, stat.st_gid, self.attributes(directory)?))
         };
         Ok(facts(&self.upper.here)? == facts(&self.lower.here)?)
+    }
+
+    /// Whether a file, of whatever type, is as it was when the tree was copied.
+    fn is_same_file(
+        &self,
+        name: &OsStr,
+        old: &FileStat,
+        new: &FileStat,
+        made: TimeSpec,
+    ) -> Result<bool> {
+        let facts = |stat: &FileStat| {
+            let times = (stat.st_mtime, stat.st_mtime_nsec);
+            (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, stat.st_rdev, times)
+        };
+        // An overlay makes a file its own before it gives it another name; taking one away it does not notice.
+        if facts(old) != facts(new) || new.st_nlink > old.st_nlink {
+            return Ok(false);
+        }
+        if changed_at(new) < made {
+            return Ok(true);
+        }
+        if changed_at(new) > made && new.st_nlink == old.st_nlink {
+            return Ok(false);
+        }
+        // In the same tick of the clock, or it has lost a name.
+        let open = |cursor: &Cursor<'_>, flags| {
+            self.access.open(&cursor.here, name, flags).context(|| "open it")
+        };
+        let (was, is) = (open(&self.lower, OFlag::O_PATH)?, open(&self.upper, OFlag::O_PATH)?);
+        if self.attributes(&was)? != self.attributes(&is)? {
+            return Ok(false);
+        }
+        match file_type(new) {
+            SFlag::S_IFLNK => {
+                let target = |link: &OwnedFd| readlinkat(link, "").context(|| "read the link");
+                Ok(target(&was)? == target(&is)?)
+            }
+            SFlag::S_IFREG => {
+                let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+                let (was, is) = (open(&self.lower, flags)?, open(&self.upper, flags)?);
+                same_content(was.into(), is.into()).context(|| "read it")
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// The extended attributes, without the overlay's own.
+    fn attributes(&self, file: &OwnedFd) -> Result<Vec<(CString, Option<Vec<u8>>)>> {
+        let mut attributes = Vec::new();
+        for name in xattr::list(file.as_fd()).context(|| "list the attributes of it")? {
+            let text = name.to_bytes();
+            if !text.starts_with(b"trusted.overlay.") && !text.starts_with(b"user.overlay.") {
+                let value = self.access.attribute(file, &[&name])?;
+                attributes.push((name, value));
+            }
+        }
+        Ok(attributes)
+    }
+}
+
+/// When the inode was last changed, which nobody can set.
+fn changed_at(stat: &FileStat) -> TimeSpec {
+    TimeSpec::new(stat.st_ctime, stat.st_ctime_nsec)
+}
+
+fn same_content(a: File, b: File) -> io::Result<bool> {
+    let (mut a, mut b) = (BufReader::new(a), BufReader::new(b));
+    loop {
+        let (x, y) = (a.fill_buf()?, b.fill_buf()?);
+        let len = x.len().min(y.len());
+        if x[..len] != y[..len] || len == 0 {
+            return Ok(x.len() == y.len() && len == 0);
+        }
+        a.consume(len);
+        b.consume(len);
     }
 }

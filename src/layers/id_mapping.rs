@@ -102,10 +102,18 @@ fn find(tree: &MappedTree, directory: &Directory) -> Result<Option<OwnedFd>> {
 }
 
 fn mapped_copy(fd: &OwnedFd, path: &Path, namespace: &UserNamespace) -> Result<OwnedFd> {
-    let attempt = || format!("map the ids of {}", path.display());
-    let copy = clone_tree(fd).context(|| "copy its mount").context(attempt)?;
     let attr = SetAttr { user_namespace: Some(namespace.as_fd()), ..SetAttr::default() };
-    mount_setattr(&copy, c"", &attr).context(attempt).map_err(|err| match err.raw_os_error() {
+    detached_copy(fd, path, &attr)
+}
+
+/// A detached copy of the mount that a directory is on, with the directory as its root and with these attributes.
+pub(super) fn detached_copy(fd: &OwnedFd, path: &Path, attr: &SetAttr<'_>) -> Result<OwnedFd> {
+    let attempt = || match attr.user_namespace {
+        Some(_) => format!("map the ids of {}", path.display()),
+        None => format!("copy the mount of {}", path.display()),
+    };
+    let copy = clone_tree(fd).context(|| "copy its mount").context(attempt)?;
+    mount_setattr(&copy, c"", attr).context(attempt).map_err(|err| match err.raw_os_error() {
         Some(libc::EINVAL) => unsupported(err).with_hint(
             "its file system cannot map ids on this kernel (ext4 and xfs can since Linux 5.12, btrfs 5.15, \
              tmpfs 6.3): use another one, or `host_ids()` for a container with the host's ids",

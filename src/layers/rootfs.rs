@@ -10,6 +10,7 @@ use super::access::Access;
 use super::change::Change;
 use super::diff;
 use super::directory::Directory;
+use super::driver::TreeStack;
 use super::explain::{check_overlap, explain, name};
 use super::overlay::{Assembly, Ids, Overlay, Top};
 use super::scratch::Scratch;
@@ -64,8 +65,28 @@ const MAX_LAYERS: usize = 500;
 /// opaque directories in layers, as other overlays leave them, count. Filesystems mounted inside a layer do
 /// not show.
 #[derive(Clone, Debug)]
-pub struct Rootfs(Arc<Inner>);
+pub struct Rootfs(Arc<dyn Mounted>);
 
+/// What is behind a [`Rootfs`]: an overlay, or a copy of a tree.
+pub(super) trait Mounted: RootMount {
+    /// The root directory, open with `O_PATH`.
+    fn root(&self) -> BorrowedFd<'_>;
+
+    fn ids(&self) -> &Ids;
+
+    fn changes(&self) -> Result<Vec<Change>>;
+
+    /// See [`Rootfs::is_whole_tree`].
+    fn is_whole_tree(&self) -> bool;
+
+    /// See [`Rootfs::upper`].
+    fn upper(&self) -> Option<BorrowedFd<'_>>;
+
+    /// See [`Rootfs::upper_ids`].
+    fn upper_ids(&self) -> &Ids;
+}
+
+/// An overlay.
 #[derive(Debug)]
 struct Inner {
     overlay: Overlay,
@@ -79,8 +100,15 @@ struct Inner {
 #[derive(Clone, Debug)]
 #[must_use = "say whether it is `writable`, `read_only` or `ephemeral`"]
 pub struct Stack {
-    lowers: Vec<PathBuf>,
+    source: Source,
     choice: Choice,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    /// The lowest first.
+    Overlay(Vec<PathBuf>),
+    Tree(TreeStack),
 }
 
 #[derive(Clone, Debug)]
@@ -94,7 +122,11 @@ impl Rootfs {
     /// Starts a stack of `layers`, existing directories, the lowest first. There may be 500.
     pub fn stack<P: AsRef<Path>>(layers: impl IntoIterator<Item = P>) -> Stack {
         let lowers = layers.into_iter().map(|layer| layer.as_ref().to_owned()).collect();
-        Stack { lowers, choice: Choice::Automatic }
+        Stack { source: Source::Overlay(lowers), choice: Choice::Automatic }
+    }
+
+    pub(super) fn new(mounted: Arc<dyn Mounted>) -> Self {
+        Self(mounted)
     }
 
     /// What the writable layer changes about the others, ordered by path, a directory before what is in it.
@@ -117,22 +149,27 @@ impl Rootfs {
 
     /// `base+app`.
     pub(super) fn name(&self) -> String {
-        name(&self.0.lowers)
+        self.0.name()
     }
 
-    /// The writable layer, if there is one.
-    pub(super) fn upper(&self) -> Option<&OwnedFd> {
-        self.0.upper.as_ref()
+    /// What holds the changes, open for reading, if there can be some: a layer, or the whole tree.
+    pub(super) fn upper(&self) -> Option<BorrowedFd<'_>> {
+        self.0.upper()
     }
 
-    /// Whose ids the files of the writable layer have.
+    /// Whether [`upper`](Self::upper) is the whole tree.
+    pub(super) fn is_whole_tree(&self) -> bool {
+        self.0.is_whole_tree()
+    }
+
+    /// Whose ids the files of [`upper`](Self::upper) have.
     pub(super) fn upper_ids(&self) -> &Ids {
         self.0.upper_ids()
     }
 
     /// Whose ids the files of the stack have.
     pub(super) fn ids(&self) -> &Ids {
-        &self.0.ids
+        self.0.ids()
     }
 }
 
@@ -140,7 +177,7 @@ impl Rootfs {
 /// the [`Child`](crate::namespaces::Child) it spawns, are handles on the stack as well.
 impl From<&Rootfs> for Root {
     fn from(rootfs: &Rootfs) -> Self {
-        let user_namespace = match &rootfs.0.ids {
+        let user_namespace = match rootfs.0.ids() {
             Ids::Host => None,
             Ids::Mapped(namespace) | Ids::Joined(namespace) => Some(namespace.clone()),
         };
@@ -167,12 +204,28 @@ impl RootMount for Inner {
 /// that the container's files have outside of it.
 impl AsFd for Rootfs {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.overlay.mount.as_fd()
+        self.0.root()
     }
 }
 
-impl Inner {
-    /// Whose ids the files of the writable layer have: in memory the container's, on disk plain ones.
+impl Mounted for Inner {
+    fn root(&self) -> BorrowedFd<'_> {
+        self.overlay.mount.as_fd()
+    }
+
+    fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    fn is_whole_tree(&self) -> bool {
+        false
+    }
+
+    fn upper(&self) -> Option<BorrowedFd<'_>> {
+        self.upper.as_ref().map(AsFd::as_fd)
+    }
+
+    /// In memory they are the container's, on disk plain ones.
     fn upper_ids(&self) -> &Ids {
         match &self.ids {
             Ids::Mapped(_) if self.lock.is_some() => &Ids::Host,
@@ -235,7 +288,7 @@ impl Stack {
     /// another layer or in `upper`; `Busy` if another stack uses the directory; `Unsupported` where this
     /// kernel or filesystem cannot do it. The hint says what can be done. What was made is removed again.
     pub fn writable(self, directory: impl AsRef<Path>) -> Result<Rootfs> {
-        self.build(|| Scratch::open(directory.as_ref()).map(Top::Scratch))
+        self.build(Kind::Writable(directory.as_ref()))
     }
 
     /// Makes the stack without a writable layer: every attempt to write gives EROFS.
@@ -244,7 +297,7 @@ impl Stack {
     ///
     /// As [`writable`](Self::writable).
     pub fn read_only(self) -> Result<Rootfs> {
-        self.build(|| Ok(Top::Nothing))
+        self.build(Kind::ReadOnly)
     }
 
     /// Makes the stack with its changes in memory, gone with it.
@@ -256,57 +309,82 @@ impl Stack {
     ///
     /// As [`writable`](Self::writable).
     pub fn ephemeral(self) -> Result<Rootfs> {
-        self.build(|| Ok(Top::Memory))
+        self.build(Kind::Ephemeral)
     }
 
-    fn build(self, top: impl FnOnce() -> Result<Top>) -> Result<Rootfs> {
-        self.try_build(top).context(|| format!("stack {}", name(&self.lowers)))
+    pub(super) fn of_tree(tree: TreeStack) -> Self {
+        Self { source: Source::Tree(tree), choice: Choice::Automatic }
     }
 
-    fn try_build(&self, top: impl FnOnce() -> Result<Top>) -> Result<Rootfs> {
-        if self.lowers.is_empty() {
-            return Err(Error::invalid("a stack needs at least one layer"));
-        }
-        if self.lowers.len() > MAX_LAYERS {
-            return Err(Error::new(
-                ErrorKind::ResourceExhausted,
-                format!("{} layers; the kernel stacks at most {MAX_LAYERS}", self.lowers.len()),
-            ));
-        }
-        let mut lowers = open_layers(&self.lowers)?;
-        let ids = self.choice.ids()?;
-        let mut top = top()?;
-        let overlay = check_overlap(&lowers, &top)
-            .and_then(|()| Assembly::new(&mut lowers, &mut top, &ids)?.build());
-        let mut overlay = match overlay {
-            Ok(overlay) => overlay,
-            Err(err) => {
-                let err = explain(err, &lowers, &top, &ids);
-                if let Top::Scratch(scratch) = &top {
-                    scratch.undo();
-                }
-                return Err(err);
+    fn build(self, kind: Kind<'_>) -> Result<Rootfs> {
+        let made = self.choice.ids().and_then(|ids| match &self.source {
+            Source::Overlay(lowers) => stack_overlay(lowers, ids, kind),
+            Source::Tree(tree) => tree.build(ids, kind),
+        });
+        made.context(|| match &self.source {
+            Source::Overlay(lowers) => format!("stack {}", name(lowers)),
+            Source::Tree(tree) => format!("make a root file system of {}", tree.name()),
+        })
+    }
+}
+
+/// Where the changes go.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind<'a> {
+    ReadOnly,
+    Ephemeral,
+    Writable(&'a Path),
+}
+
+fn stack_overlay(paths: &[PathBuf], ids: Ids, kind: Kind<'_>) -> Result<Rootfs> {
+    if paths.is_empty() {
+        return Err(Error::invalid("a stack needs at least one layer"));
+    }
+    if paths.len() > MAX_LAYERS {
+        return Err(Error::new(
+            ErrorKind::ResourceExhausted,
+            format!("{} layers; the kernel stacks at most {MAX_LAYERS}", paths.len()),
+        ));
+    }
+    let mut lowers = open_layers(paths)?;
+    let mut top = match kind {
+        Kind::ReadOnly => Top::Nothing,
+        Kind::Ephemeral => Top::Memory,
+        Kind::Writable(directory) => Top::Scratch(Scratch::open(directory)?),
+    };
+    let overlay = check_overlap(&lowers, &top)
+        .and_then(|()| Assembly::new(&mut lowers, &mut top, &ids)?.build());
+    let mut overlay = match overlay {
+        Ok(overlay) => overlay,
+        Err(err) => {
+            let err = explain(err, &lowers, &top, &ids);
+            if let Top::Scratch(scratch) = &top {
+                scratch.undo();
             }
-        };
-        let lowers = lowers.into_iter().map(|lower| lower.path).collect();
-        let (upper, lock) = match top {
-            Top::Scratch(scratch) => (Some(scratch.upper), Some(scratch.lock)),
-            Top::Nothing | Top::Memory => (overlay.memory.take(), None),
-        };
-        Ok(Rootfs(Arc::new(Inner { overlay, ids, lowers, upper, lock })))
-    }
+            return Err(err);
+        }
+    };
+    let lowers = lowers.into_iter().map(|lower| lower.path).collect();
+    let (upper, lock) = match top {
+        Top::Scratch(scratch) => (Some(scratch.upper), Some(scratch.lock)),
+        Top::Nothing | Top::Memory => (overlay.memory.take(), None),
+    };
+    Ok(Rootfs::new(Arc::new(Inner { overlay, ids, lowers, upper, lock })))
 }
 
 impl Choice {
     fn ids(&self) -> Result<Ids> {
-        const CAP_SYS_ADMIN: u32 = 21;
-        let privileged =
-            in_initial_user_namespace() && effective_capabilities() >> CAP_SYS_ADMIN & 1 == 1;
         let namespace = match self {
             Self::Host => return Ok(Ids::Host),
             Self::Namespace(namespace) => namespace.clone(),
             Self::Automatic => UserNamespace::automatic()?,
         };
-        Ok(if privileged { Ids::Mapped(namespace) } else { Ids::Joined(namespace) })
+        Ok(if privileged() { Ids::Mapped(namespace) } else { Ids::Joined(namespace) })
     }
+}
+
+/// Whether the caller may mount in the initial user namespace, and so need not enter another.
+pub(super) fn privileged() -> bool {
+    const CAP_SYS_ADMIN: u32 = 21;
+    in_initial_user_namespace() && effective_capabilities() >> CAP_SYS_ADMIN & 1 == 1
 }

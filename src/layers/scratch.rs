@@ -28,25 +28,8 @@ impl Scratch {
     /// missing.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let attempt = || format!("prepare the writable directory {}", path.display());
-        let mut made = Vec::new();
-        match mkdir(path, Mode::S_IRWXU) {
-            Ok(()) => made.push(PathBuf::new()),
-            Err(Errno::EEXIST) => {}
-            Err(Errno::EINVAL) => drop(c_string(path).context(attempt)?),
-            Err(err) => return Err(err).context(|| "make the directory").context(attempt),
-        }
-        let directory = Directory::open(path, "the writable directory")?;
-        let lock = readable(&directory.fd, ".").context(attempt)?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
-            .map_err(|(_, errno)| errno)
-            .context(|| "lock it")
-            .map_err(|err| match err.raw_os_error() {
-                Some(libc::EWOULDBLOCK) => err.with_kind(ErrorKind::Busy).with_hint(
-                    "another stack writes there: drop it first, or give each its own directory",
-                ),
-                _ => err,
-            })
-            .context(attempt)?;
+        let (directory, lock, new) = claim(path)?;
+        let made = if new { vec![PathBuf::new()] } else { Vec::new() };
         let mut scratch = Self { upper: lock.try_clone().context(attempt)?, directory, lock, made };
         let prepared = scratch.prepare().context(attempt);
         if prepared.is_err() {
@@ -95,6 +78,31 @@ impl Scratch {
             let _ = unlinkat(AT_FDCWD, &path, UnlinkatFlags::RemoveDir);
         }
     }
+}
+
+/// Opens and locks the directory at `path`, which is made if it is missing; its parent must exist. Returns also
+/// whether it was made.
+pub(super) fn claim(path: &Path) -> Result<(Directory, Flock<OwnedFd>, bool)> {
+    let attempt = || format!("prepare the writable directory {}", path.display());
+    let new = match mkdir(path, Mode::S_IRWXU) {
+        Ok(()) => true,
+        Err(Errno::EEXIST) => false,
+        Err(Errno::EINVAL) => c_string(path).map(|_| false).context(attempt)?,
+        Err(err) => return Err(err).context(|| "make the directory").context(attempt),
+    };
+    let directory = Directory::open(path, "the writable directory")?;
+    let lock = readable(&directory.fd, ".").context(attempt)?;
+    let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, errno)| errno)
+        .context(|| "lock it")
+        .map_err(|err| match err.raw_os_error() {
+            Some(libc::EWOULDBLOCK) => err.with_kind(ErrorKind::Busy).with_hint(
+                "another stack writes there: drop it first, or give each its own directory",
+            ),
+            _ => err,
+        })
+        .context(attempt)?;
+    Ok((directory, lock, new))
 }
 
 fn readable(parent: &OwnedFd, name: &str) -> Result<OwnedFd> {

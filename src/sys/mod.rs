@@ -17,6 +17,8 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
 pub(crate) mod bpf;
+#[cfg(feature = "layers")]
+pub(crate) mod btrfs;
 mod child;
 pub(crate) mod clone;
 pub(crate) mod dumpable;
@@ -26,6 +28,8 @@ pub(crate) mod landlock;
 pub(crate) mod mount;
 pub(crate) mod plan;
 pub(crate) mod raw;
+#[cfg(feature = "layers")]
+pub(crate) mod reflink;
 pub(crate) mod root_dir;
 pub(crate) mod seccomp;
 pub(crate) mod signals;

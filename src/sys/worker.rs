@@ -27,6 +27,9 @@ pub(crate) struct Slot(usize);
 /// The kernel's `XATTR_SIZE_MAX`.
 const VALUE_SIZE: usize = 64 << 10;
 
+/// `MOUNT_ATTR_SIZE_VER0`.
+const MOUNT_ATTR_SIZE: usize = 32;
+
 /// Bytes that the worker reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Value(usize);
@@ -191,6 +194,21 @@ impl<'a> Worker<'a> {
         self.open_call("open_tree", libc::SYS_open_tree, args)
     }
 
+    /// See [`mount::mount_setattr`](super::mount::mount_setattr), for the mount that `mount` is the root of.
+    pub(crate) fn mount_setattr(&mut self, mount: impl Into<At<'a>>, set: MountAttr) {
+        // The kernel's struct mount_attr, of which only the first field, attr_set, is not zero.
+        let mut attr = set.bits().to_ne_bytes().to_vec();
+        attr.resize(MOUNT_ATTR_SIZE, 0);
+        let args = [
+            Arg::At(mount.into()),
+            Arg::Text(CString::default()),
+            Arg::Flag(libc::AT_EMPTY_PATH as u64, "AT_EMPTY_PATH"),
+            Arg::Bytes(attr),
+            Arg::Number(MOUNT_ATTR_SIZE as i64),
+        ];
+        self.call("mount_setattr", libc::SYS_mount_setattr, args);
+    }
+
     /// Attaches the detached mount `from` to `path` below `to`.
     pub(crate) fn move_mount(
         &mut self,
@@ -351,6 +369,24 @@ impl<'a> Worker<'a> {
     pub(crate) fn remove_attribute(&mut self, file: BorrowedFd<'_>, name: &CStr) {
         let args = [Arg::Text(link_of(file)), Arg::Text(name.into())];
         self.call("removexattr", libc::SYS_removexattr, args);
+    }
+
+    /// Makes another name for a file that is no directory; a symbolic link is not followed.
+    pub(crate) fn link(
+        &mut self,
+        dir: impl Into<At<'a>>,
+        name: CString,
+        new_dir: impl Into<At<'a>>,
+        new_name: CString,
+    ) {
+        let args = [
+            Arg::At(dir.into()),
+            Arg::Text(name),
+            Arg::At(new_dir.into()),
+            Arg::Text(new_name),
+            Arg::Number(0),
+        ];
+        self.call("linkat", libc::SYS_linkat, args);
     }
 
     /// Makes the working directory, a mount point, the root of its mount namespace and lets go of all

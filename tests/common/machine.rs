@@ -96,9 +96,18 @@ pub fn alone(body: impl FnOnce()) {
         nix::sys::prctl::set_child_subreaper(true).expect("become a child subreaper");
         return body();
     }
-    let output = Command::new(std::env::current_exe().expect("find the test binary"))
-        .args(["--exact", &name, "--test-threads=1", "--nocapture"])
-        .env(MARK, &name)
+    let mut command = Command::new("env");
+    command.env(MARK, &name);
+    rerun(command);
+}
+
+/// Runs the calling test again through `command`, to whose arguments those are added that start it.
+pub fn rerun(mut command: Command) {
+    let thread = std::thread::current();
+    let name = thread.name().expect("libtest names its threads");
+    let output = command
+        .arg(std::env::current_exe().expect("find the test binary"))
+        .args(["--exact", name, "--test-threads=1", "--nocapture"])
         .output()
         .expect("start the test binary again");
     let said = String::from_utf8_lossy(&output.stderr);

@@ -6,9 +6,13 @@
 
 pub mod attack;
 pub mod audit;
+mod btrfs;
 mod machine;
 mod sandbox;
+pub mod stack;
+pub mod tree;
 
+pub use btrfs::{btrfs, btrfs_directory, on_btrfs};
 pub(crate) use machine::require;
 pub use machine::{
     Missing, alone, cgroup_controller, containers, debian_rootfs, delegated_cgroup, kernel,

@@ -9,6 +9,7 @@ mod lower;
 mod pack;
 mod pax;
 mod reader;
+mod selection;
 mod sparse;
 mod tree;
 mod unpack;

@@ -17,6 +17,7 @@ use super::attributes::{Attributes, Owners};
 use super::lower::mtime;
 use super::pax::Time;
 use super::reader::is_foreign;
+use super::selection::Selection;
 use super::sparse;
 use super::whiteout::{OPAQUE, PREFIX};
 use super::writer::{Header, Writer};
@@ -90,7 +91,7 @@ impl<'a> Pack<'a> {
 
     /// Writes the layer that changes the lower layers of the stack into what it shows. A read-only one has no changes.
     ///
-    /// Only the writable layer is read: the size of the others does not matter.
+    /// Only the writable layer is read, unless it is a whole tree: the size of the others does not matter.
     ///
     /// # Errors
     ///
@@ -101,7 +102,12 @@ impl<'a> Pack<'a> {
         let Some(upper) = rootfs.upper() else {
             return Writer::new(writer).finish().context(attempt);
         };
-        self.with(rootfs.upper_ids()).layer(upper, writer).context(attempt)
+        let pack = self.with(rootfs.upper_ids());
+        if rootfs.is_whole_tree() {
+            let selection = Selection::new(&rootfs.changes()?);
+            return pack.run(upper, writer, Part::Changed(selection)).context(attempt);
+        }
+        pack.layer(upper, writer).context(attempt)
     }
 
     /// Writes all that the stack shows, without layers.
@@ -120,7 +126,7 @@ impl<'a> Pack<'a> {
     ///
     /// As [`changes`](Self::changes).
     pub fn layer(&self, directory: impl AsFd, writer: impl Write) -> Result<Packed> {
-        self.run(directory, writer, true)
+        self.run(directory, writer, Part::Layer)
     }
 
     /// Writes all that is in a directory.
@@ -129,7 +135,7 @@ impl<'a> Pack<'a> {
     ///
     /// As [`changes`](Self::changes).
     pub fn tree(&self, directory: impl AsFd, writer: impl Write) -> Result<Packed> {
-        self.run(directory, writer, false)
+        self.run(directory, writer, Part::All)
     }
 
     fn with<'b>(&self, ids: &'b Ids) -> Pack<'b> {
@@ -140,7 +146,7 @@ impl<'a> Pack<'a> {
         Pack { namespace, latest: self.latest }
     }
 
-    fn run(&self, directory: impl AsFd, writer: impl Write, layer: bool) -> Result<Packed> {
+    fn run(&self, directory: impl AsFd, writer: impl Write, part: Part) -> Result<Packed> {
         let map = self.namespace.map(|namespace| {
             let unknown = || Error::invalid("the ids of the user namespace are not known");
             namespace.map().cloned().ok_or_else(unknown)
@@ -152,7 +158,7 @@ impl<'a> Pack<'a> {
             owners: Owners { map: map.transpose()?, squash: false },
             cursor: Cursor::new(root, Access(self.namespace)),
             latest: self.latest,
-            layer,
+            part,
             writer: Writer::new(writer),
             path: Vec::new(),
             frames: Vec::new(),
@@ -163,12 +169,20 @@ impl<'a> Pack<'a> {
     }
 }
 
+/// What there is to pack.
+#[derive(Debug)]
+enum Part {
+    All,
+    /// All; but some of it are the marks of what is deleted.
+    Layer,
+    Changed(Selection),
+}
+
 struct Walk<'a, W: Write> {
     owners: Owners,
     cursor: Cursor<'a>,
     latest: Option<Time>,
-    /// Whether deletions are to be found.
-    layer: bool,
+    part: Part,
     writer: Writer<W>,
     /// From the top; empty there.
     path: Vec<u8>,
@@ -218,18 +232,27 @@ impl<W: Write> Walk<'_, W> {
             path => [path, b"/"].concat(),
         };
         self.writer.write(Header::new(EntryType::Directory, &path, &attributes), io::empty())?;
-        if self.layer && self.cursor.is_opaque()? {
+        if matches!(self.part, Part::Layer) && self.cursor.is_opaque()? {
             self.white_out(OPAQUE.to_vec(), attributes.mtime)?;
         }
-        self.frames.push(self.cursor.names()?);
+        self.frames.push(match &self.part {
+            Part::Changed(selection) => selection.names(&self.path),
+            Part::All | Part::Layer => self.cursor.names()?,
+        });
         Ok(())
     }
 
     /// Writes an entry. Returns whether it is a directory, now the current one.
     fn visit(&mut self, name: &OsStr) -> Result<bool> {
+        if let Part::Changed(selection) = &self.part
+            && selection.is_deleted(&self.path)
+        {
+            // When, is not known.
+            return self.shorten_to_write(name, Time::default()).map(|()| false);
+        }
         // It may have gone meanwhile.
         let Some(stat) = self.cursor.stat(name)? else { return Ok(false) };
-        if self.layer && self.cursor.is_whiteout(name, &stat)? {
+        if matches!(self.part, Part::Layer) && self.cursor.is_whiteout(name, &stat)? {
             let time = self.clamp(mtime(&stat));
             self.shorten_to_write(name, time)?;
             return Ok(false);
