@@ -63,9 +63,10 @@ impl Store {
         let mut bytes = Vec::new();
         let file = self.blob(&blob.digest)?;
         file.take(blob.size + 1).read_to_end(&mut bytes).context(attempt)?;
-        let found = self.blob_path(&blob.digest).metadata().map_or(0, |metadata| metadata.len());
-        if bytes.len() as u64 != blob.size {
-            check_size(blob, found.max(bytes.len() as u64))?;
+        let read = bytes.len() as u64;
+        if read != blob.size {
+            let found = self.blob_path(&blob.digest).symlink_metadata();
+            check_size(blob, found.map_or(read, |metadata| read.max(metadata.len())))?;
         }
         check_digest(blob.digest, Digest::of(&bytes))?;
         Ok(bytes)

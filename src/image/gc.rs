@@ -1,21 +1,22 @@
 //! Garbage: what no image, no container and no work in progress needs.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::rc::Rc;
 
 use super::config::Config;
 use super::digest::{ChainId, Digest};
 use super::files;
-use super::index::Entry;
+use super::index::{ASIDE, Entry};
 use super::json;
 use super::lease::{Held, Leases};
-use super::manifest::{Blob, DocumentKind, Links, is_config};
+use super::manifest::{self, Blob, DocumentKind, is_config};
 use super::store::Store;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::layers::{Driver, LayerStore};
 
 /// What a collection has removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,21 +32,32 @@ pub struct Collected {
 
 /// What stays.
 #[derive(Debug, Default)]
-pub(super) struct Needed {
-    pub(super) blobs: HashSet<Digest>,
-    pub(super) chains: HashSet<ChainId>,
-    documents: HashSet<Digest>,
+struct Needed {
+    blobs: HashSet<Digest>,
+    chains: HashSet<ChainId>,
 }
 
-impl Needed {
+/// What documents need, as far as they have been read. They never change, so it stays true.
+#[derive(Debug, Default)]
+struct Known(HashMap<Digest, Rc<Links>>);
+
+/// What one document leads to.
+#[derive(Debug, Default)]
+struct Links {
+    blobs: Vec<Digest>,
+    documents: Vec<Digest>,
+    chains: Vec<ChainId>,
+}
+
+impl Known {
     /// Marks what the entries of the index need.
     ///
     /// Fails if a document is damaged or gone: what it needed is unknown.
-    pub(super) fn of_entries(&mut self, store: &Store, entries: &[Entry]) -> Result<()> {
+    fn of_entries(&mut self, store: &Store, entries: &[Entry], needed: &mut Needed) -> Result<()> {
         for entry in entries {
-            self.blobs.insert(entry.blob.digest);
+            needed.blobs.insert(entry.blob.digest);
             if DocumentKind::of(entry.descriptor.media_type()).is_some() {
-                self.of_document(store, entry.blob.digest, true).map_err(|err| {
+                self.of_document(store, entry.blob.digest, true, needed).map_err(|err| {
                     err.with_hint(
                         "nothing is removed while it is unknown what an image needs: `repair` drops what is damaged",
                     )
@@ -55,12 +67,12 @@ impl Needed {
         Ok(())
     }
 
-    fn of_leases(&mut self, store: &Store, leases: &Leases) -> Result<()> {
+    fn of_leases(&mut self, store: &Store, leases: &Leases, needed: &mut Needed) -> Result<()> {
         for held in &leases.held {
             match held {
-                Held::Blob(digest) => drop(self.blobs.insert(*digest)),
-                Held::Chain(chain) => drop(self.chains.insert(*chain)),
-                Held::Document(digest) => self.of_document(store, *digest, false)?,
+                Held::Blob(digest) => drop(needed.blobs.insert(*digest)),
+                Held::Chain(chain) => drop(needed.chains.insert(*chain)),
+                Held::Document(digest) => self.of_document(store, *digest, false, needed)?,
             }
         }
         Ok(())
@@ -68,41 +80,67 @@ impl Needed {
 
     /// A document and all that it leads to. With a list instead of recursion: indexes may name indexes, any number of
     /// times.
-    fn of_document(&mut self, store: &Store, digest: Digest, must_exist: bool) -> Result<()> {
+    fn of_document(
+        &mut self,
+        store: &Store,
+        digest: Digest,
+        must_exist: bool,
+        needed: &mut Needed,
+    ) -> Result<()> {
+        let mut seen = HashSet::new();
         let mut next = vec![(digest, must_exist)];
         while let Some((digest, must_exist)) = next.pop() {
-            self.blobs.insert(digest);
-            if !self.documents.insert(digest) {
+            needed.blobs.insert(digest);
+            if !seen.insert(digest) {
                 continue;
             }
             let attempt = || format!("find out what {digest} needs");
-            let Some(bytes) = read(store, digest, must_exist).context(attempt)? else { continue };
-            let document = json::object(&bytes).context(attempt)?;
-            let links = Links::of(&document).context(attempt)?;
-            self.blobs.extend(links.blobs.iter().map(|(_, blob)| blob.digest));
-            let configs = links.blobs.iter().filter(|(it, _)| is_config(it.media_type()));
-            // Unpacked layers can be made again: a damaged configuration loses no more than time.
-            self.chains.extend(configs.flat_map(|(_, blob)| chains(store, blob)));
-            for (descriptor, blob) in links.documents {
-                self.blobs.insert(blob.digest);
-                // Of an index only some platforms may have been fetched.
-                if DocumentKind::of(descriptor.media_type()).is_some() {
-                    next.push((blob.digest, false));
-                }
-            }
+            let Some(links) = self.links(store, digest, must_exist).context(attempt)? else {
+                continue;
+            };
+            needed.blobs.extend(&links.blobs);
+            needed.chains.extend(&links.chains);
+            // Of an index only some platforms may have been fetched.
+            next.extend(links.documents.iter().map(|digest| (*digest, false)));
         }
         Ok(())
     }
+
+    fn links(
+        &mut self,
+        store: &Store,
+        digest: Digest,
+        must_exist: bool,
+    ) -> Result<Option<Rc<Links>>> {
+        if let Some(links) = self.0.get(&digest) {
+            return Ok(Some(links.clone()));
+        }
+        let size = match store.blob_path(&digest).symlink_metadata() {
+            Err(err) if err.kind() == io::ErrorKind::NotFound && !must_exist => return Ok(None),
+            found => found.context(|| format!("look at the blob {digest}"))?.len(),
+        };
+        let document = json::object(&store.document(&Blob { digest, size })?)?;
+        let named = manifest::Links::of(&document)?;
+        let mut links = Links::default();
+        for (descriptor, blob) in &named.blobs {
+            links.blobs.push(blob.digest);
+            if is_config(descriptor.media_type()) {
+                links.chains.extend(chains(store, blob));
+            }
+        }
+        for (descriptor, blob) in &named.documents {
+            match DocumentKind::of(descriptor.media_type()) {
+                Some(_) => links.documents.push(blob.digest),
+                None => links.blobs.push(blob.digest),
+            }
+        }
+        let links = Rc::new(links);
+        self.0.insert(digest, links.clone());
+        Ok(Some(links))
+    }
 }
 
-fn read(store: &Store, digest: Digest, must_exist: bool) -> Result<Option<Vec<u8>>> {
-    let size = match store.blob_path(&digest).symlink_metadata() {
-        Err(err) if err.kind() == io::ErrorKind::NotFound && !must_exist => return Ok(None),
-        found => found.context(|| format!("look at the blob {digest}"))?.len(),
-    };
-    store.document(&Blob { digest, size }).map(Some)
-}
-
+/// Unpacked layers can be made again: a damaged configuration loses no more than time.
 fn chains(store: &Store, config: &Blob) -> Vec<ChainId> {
     let config = store.document(config).and_then(|bytes| Config::parse(&bytes));
     config.map(|config| config.chain_ids()).unwrap_or_default()
@@ -120,8 +158,14 @@ impl Store {
     /// fails the others go on, and the next collection tries again.
     pub fn collect_garbage(&self) -> Result<Collected> {
         let attempt = || format!("collect the garbage of {}", self.path().display());
-        let collected = self.sweep().context(attempt)?;
-        self.empty_trash().context(attempt)?;
+        let swept = self.sweep();
+        // Whatever has failed: room for the next attempt is what is wanted most.
+        let emptied = self.empty_trash();
+        let collected = swept.context(attempt)?;
+        emptied.context(attempt)?;
+        for layers in self.layer_stores().context(attempt)? {
+            layers.collect().context(attempt)?;
+        }
         let _lock = self.locked().context(attempt)?;
         let length = self.path().join("index.json").metadata().map_or(0, |it| it.len());
         self.keep_reserve(length);
@@ -129,12 +173,15 @@ impl Store {
     }
 
     fn sweep(&self) -> Result<Collected> {
+        let mut known = Known::default();
+        // Most of the reading is done before the lock is taken. What fails now may be gone by then.
+        let _ = known.of_entries(self, &self.index()?.entries, &mut Needed::default());
         let _lock = self.locked()?;
         let index = self.index()?;
         let leases = self.leases()?;
         let mut needed = Needed::default();
-        needed.of_entries(self, &index.entries)?;
-        needed.of_leases(self, &leases)?;
+        known.of_entries(self, &index.entries, &mut needed)?;
+        known.of_leases(self, &leases, &mut needed)?;
 
         let mut collected = Collected::default();
         for (name, digest) in self.blobs()? {
@@ -157,29 +204,29 @@ impl Store {
             files::remove(path)?;
         }
         // Of a process that was killed while it held the lock.
-        ["index.json.new", "oci-layout.new"]
+        [ASIDE, "oci-layout.new"]
             .iter()
             .try_for_each(|name| files::remove(&self.path().join(name)))?;
         Ok(collected)
     }
 
+    /// Unpacked layers, whichever drivers they were unpacked with.
+    fn layer_stores(&self) -> Result<Vec<LayerStore>> {
+        let directory = self.path().join("layers");
+        let names = entries(&directory)?.into_iter().filter_map(|path| {
+            path.file_name().and_then(OsStr::to_str).and_then(|name| name.parse::<Driver>().ok())
+        });
+        names.map(|driver| LayerStore::open_with(&directory, driver)).collect()
+    }
+
     fn sweep_layers(&self, needed: &Needed) -> Result<u64> {
         let mut removed = 0;
-        for driver in entries(&self.path().join("layers"))? {
-            if !driver.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
-                continue;
-            }
-            let kind = driver.file_name().unwrap_or_default().to_owned();
-            for path in entries(&driver)? {
-                let name = path.file_name().unwrap_or_default();
-                // Anything else is the driver's own.
-                let Some(digest) = Digest::from_hex(name.as_bytes()) else { continue };
+        for layers in self.layer_stores()? {
+            for key in layers.keys()? {
+                // Another key is not the store's.
+                let Some(digest) = Digest::from_hex(key.as_bytes()) else { continue };
                 if !needed.chains.contains(&ChainId(digest)) {
-                    let mut trash = kind.clone();
-                    trash.push("-");
-                    trash.push(name);
-                    self.discard(&path, &trash)?;
-                    removed += 1;
+                    removed += u64::from(layers.retire(&key)?);
                 }
             }
         }

@@ -335,13 +335,9 @@ impl Store {
         }
         found.map(|(entry, _)| entry).ok_or_else(|| no_such_image(name, self))
     }
-
-    /// The names of an image, sorted.
-    pub(super) fn references(&self, digest: Digest) -> Result<Vec<Reference>> {
-        Ok(references(&self.index()?.entries, digest))
-    }
 }
 
+/// The names of an image, sorted.
 pub(super) fn references(entries: &[Entry], digest: Digest) -> Vec<Reference> {
     let named = entries.iter().filter(|entry| entry.blob.digest == digest);
     let mut names: Vec<_> = named.filter_map(|entry| entry.reference.clone()).collect();

@@ -18,6 +18,8 @@ const NAME: &str = "org.opencontainers.image.ref.name";
 const MAX_INDEX: u64 = 64 << 20;
 
 const INDEX: &str = "index.json";
+/// Where the next one is written.
+pub(super) const ASIDE: &str = "index.json.new";
 /// What `index.json` was before the last change.
 pub(super) const PREVIOUS: &str = "index.json.previous";
 
@@ -137,9 +139,15 @@ impl Index {
 impl Store {
     /// The images as they are now. What is read stays as it was, whatever others do.
     pub(super) fn index(&self) -> Result<Index> {
+        self.index_file().map(|(index, _)| index)
+    }
+
+    fn index_file(&self) -> Result<(Index, Vec<u8>)> {
         let path = self.path().join(INDEX);
-        let read = files::read(&path, MAX_INDEX)
-            .and_then(|bytes| Index::parse(&bytes).context(|| format!("read {}", path.display())));
+        let read = files::read(&path, MAX_INDEX).and_then(|bytes| {
+            let index = Index::parse(&bytes).context(|| format!("read {}", path.display()))?;
+            Ok((index, bytes))
+        });
         read.map_err(|err| match err.kind() {
             ErrorKind::Malformed | ErrorKind::NotFound => {
                 err.with_kind(ErrorKind::Malformed).with_hint(
@@ -156,8 +164,7 @@ impl Store {
         change: impl FnOnce(&mut Index) -> Result<T>,
     ) -> Result<T> {
         let _lock = self.locked()?;
-        let mut index = self.index()?;
-        let before = index.to_bytes()?;
+        let (mut index, before) = self.index_file()?;
         let answer = change(&mut index)?;
         let after = index.to_bytes()?;
         if before == after {
@@ -186,7 +193,7 @@ impl Store {
             let _ = fs::remove_file(&previous);
             let _ = fs::hard_link(&path, &previous);
         };
-        files::replace_after(&path, &self.path().join("index.json.new"), bytes, keep)?;
+        files::replace_after(&path, &self.path().join(ASIDE), bytes, keep)?;
         files::sync_dir(self.path())
     }
 
@@ -202,10 +209,13 @@ impl Store {
                 Error::new(ErrorKind::ResourceExhausted, message)
             })?;
             let name = format!("index.json.damaged-{number}");
-            fs::rename(&path, self.path().join(&name)).context(|| "keep the damaged index.json")?;
+            let copied = fs::hard_link(&path, self.path().join(&name));
+            copied.map_err(files::no_space).context(|| "keep the damaged index.json")?;
             kept = Some(name);
         }
-        self.write_index(&index.to_bytes()?)?;
+        // The previous one stays: it may be needed again if this process is killed here.
+        files::replace(&path, &self.path().join(ASIDE), &index.to_bytes()?)?;
+        files::sync_dir(self.path())?;
         Ok(kept)
     }
 

@@ -32,6 +32,11 @@ pub(super) fn own_object(bytes: &[u8]) -> Result<Object> {
 ///
 /// `null` counts as absent, as Go writes it for what is empty. `lists` are taken as empty where they are absent.
 pub(super) fn typed<T: DeserializeOwned>(object: &Object, lists: &[&str]) -> Result<T> {
+    let wrong = |err: serde_json::Error| malformed(err.to_string());
+    // Most documents, and all that are made here, can be read as they stand.
+    if lists.iter().all(|list| has(object, list)) && !object.values().any(has_null) {
+        return T::deserialize(object).map_err(wrong);
+    }
     let mut value = Value::Object(object.clone());
     drop_nulls(&mut value);
     for list in lists {
@@ -45,7 +50,25 @@ pub(super) fn typed<T: DeserializeOwned>(object: &Object, lists: &[&str]) -> Res
             at = fields.entry(name).or_insert(missing);
         }
     }
-    serde_json::from_value(value).map_err(|err| malformed(err.to_string()))
+    serde_json::from_value(value).map_err(wrong)
+}
+
+fn has(object: &Object, list: &str) -> bool {
+    match list.split_once('.') {
+        None => object.contains_key(list),
+        Some((first, rest)) => {
+            object.get(first).is_some_and(|it| it.as_object().is_some_and(|it| has(it, rest)))
+        }
+    }
+}
+
+fn has_null(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(fields) => fields.values().any(has_null),
+        Value::Array(items) => items.iter().any(has_null),
+        _ => false,
+    }
 }
 
 fn drop_nulls(value: &mut Value) {

@@ -14,7 +14,7 @@ use oci_spec::image::{Descriptor, ImageManifest, MediaType};
 use super::blobs::{self, BlobWriter};
 use super::digest::{ChainId, Digest};
 use super::files;
-use super::image::{Image, Wanted};
+use super::image::{Image, Wanted, references};
 use super::json::malformed;
 use super::lock::try_lock;
 use super::manifest::Blob;
@@ -215,8 +215,11 @@ impl Work {
         let image = Image::of_descriptor(store, manifest, &[], Wanted::Any)?;
         image.check_present()?;
         files::sync_dir(&store.path().join("blobs/sha256"))?;
-        store.change_index(|index| index.set(manifest, name))?;
-        Image::of_descriptor(store, manifest, &store.references(blob.digest)?, Wanted::Any)
+        let names = store.change_index(|index| {
+            index.set(manifest, name)?;
+            Ok(references(&index.entries, blob.digest))
+        })?;
+        Ok(image.with_references(names))
     }
 
     /// A path on the store's file system that nothing else uses: for layers being unpacked. Whoever makes something

@@ -11,6 +11,7 @@ mod common;
 mod basics;
 mod damage;
 mod documents;
+mod durability;
 mod fixture;
 mod full_disk;
 mod kills;

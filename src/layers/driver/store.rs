@@ -336,6 +336,14 @@ impl LayerStore {
         Ok(found)
     }
 
+    /// Takes the layer of this key away at once; [`collect`](Self::collect) removes it. Returns whether there was one.
+    #[cfg_attr(not(feature = "image"), allow(dead_code, reason = "for collectors of garbage"))]
+    pub(crate) fn retire(&self, key: &str) -> Result<bool> {
+        check_key(key)?;
+        let moved = self.set_aside(&self.0.directory.fd, key);
+        moved.map(|moved| moved.is_some()).context(|| format!("retire the layer {key}"))
+    }
+
     /// Renames a directory so that nobody finds it any more.
     fn set_aside(&self, dir: &OwnedFd, name: &str) -> Result<Option<(String, Flock<OwnedFd>)>> {
         let _present = self.lock(FlockArg::LockShared)?;
