@@ -212,6 +212,6 @@ pub(super) fn digest_of(file: &mut File) -> io::Result<Blob> {
 
 /// Says that a name is not in the store.
 pub(super) fn no_such_image(name: &str, store: &Store) -> Error {
-    let message = format!("there is no image {name} in the store {}", store.path().display());
+    let message = format!("no such image: {name} (in the store {})", store.path().display());
     Error::new(ErrorKind::NotFound, message)
 }
