@@ -1,0 +1,68 @@
+//! Sizes and times in docker's words.
+
+use std::time::SystemTime;
+
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+
+const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+
+/// Bytes in decimal units and with so many digits at the most: `12.5kB`.
+#[allow(clippy::cast_precision_loss, reason = "four digits of it are shown")]
+pub fn size(bytes: u64, digits: usize) -> String {
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    loop {
+        let whole = format!("{value:.0}").len();
+        let text = format!("{value:.*}", digits.saturating_sub(whole));
+        let rounded = text.parse::<f64>().unwrap_or(value);
+        if rounded < 1000.0 || unit + 1 == UNITS.len() {
+            let text = match text.contains('.') {
+                true => text.trim_end_matches('0').trim_end_matches('.'),
+                false => &text,
+            };
+            return format!("{text}{}", UNITS[unit]);
+        }
+        value /= 1000.0;
+        unit += 1;
+    }
+}
+
+/// How long ago, roughly: `2 days ago`.
+pub fn since(time: Option<SystemTime>) -> String {
+    let Some(time) = time else { return "N/A".to_owned() };
+    let seconds = time.elapsed().unwrap_or_default().as_secs();
+    let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
+    let days = hours / 24;
+    let many = |count: u64, unit: &str| format!("{count} {unit}");
+    let span = match () {
+        () if seconds < 1 => "Less than a second".to_owned(),
+        () if seconds == 1 => "1 second".to_owned(),
+        () if seconds < 60 => many(seconds, "seconds"),
+        () if minutes == 1 => "About a minute".to_owned(),
+        () if minutes < 60 => many(minutes, "minutes"),
+        () if hours == 1 => "About an hour".to_owned(),
+        () if hours < 48 => many(hours, "hours"),
+        () if days < 14 => many(days, "days"),
+        () if days < 60 => many(days / 7, "weeks"),
+        () if days < 730 => many(days / 30, "months"),
+        () => many(days / 365, "years"),
+    };
+    format!("{span} ago")
+}
+
+fn local(time: SystemTime) -> Option<Zoned> {
+    Some(Timestamp::try_from(time).ok()?.to_zoned(TimeZone::system()))
+}
+
+/// `2026-01-31 12:00:00 +0100 CET`; empty if unknown.
+pub fn time(time: Option<SystemTime>) -> String {
+    let zoned = time.and_then(local);
+    zoned.map_or(String::new(), |zoned| zoned.strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string())
+}
+
+/// `2026-01-31T12:00:00+01:00`; empty if unknown.
+pub fn rfc3339(time: Option<SystemTime>) -> String {
+    let zoned = time.and_then(local);
+    zoned.map_or(String::new(), |zoned| zoned.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string())
+}

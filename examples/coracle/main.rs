@@ -1,0 +1,160 @@
+//! Images without a daemon: a command line like docker's on the library's image store.
+//!
+//!     cargo run --example coracle -- images --tree
+//!
+//! `--help`, of every command too, tells the rest.
+
+mod failure;
+mod filter;
+mod format;
+mod history;
+mod human;
+mod images;
+mod inspect;
+mod names;
+mod output;
+mod progress;
+mod prune;
+mod root;
+mod template;
+mod tree;
+mod usage;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Parser, Subcommand};
+
+use failure::{Failure, Result, USAGE};
+use output::Output;
+use root::Root;
+
+/// Images and their layers, in a directory of your own and without a daemon
+///
+/// The commands, their options and what they print are docker's. An image is named as there: `debian` is
+/// docker.io/library/debian:latest, and an id or a digest may be cut short where it stays unmistakable.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = AFTER_HELP)]
+struct Cli {
+    #[command(flatten)]
+    root: Root,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  coracle images --tree                         what there is, and what was made of what
+  coracle history app:1                         how an image came about
+  coracle inspect -f '{{json .Config}}' app:1   what it runs
+  coracle tag app:1 app:stable
+  coracle rmi app:1
+  coracle system df                             what takes the space
+  coracle prune                                 make room
+  coracle verify                                is everything as it was stored?
+
+Exit status:
+  0     all went well
+  1     something failed: a line on stderr tells what, often with a hint
+  64    the template of inspect makes no sense
+  125   an option makes no sense
+  141   whoever read the output went away";
+
+#[derive(Subcommand)]
+enum Command {
+    Images(images::Args),
+    History(history::Args),
+    Inspect(inspect::Args),
+    Tag(names::TagArgs),
+    Rmi(names::RemoveArgs),
+    Prune(prune::Args),
+    Verify(verify::Args),
+    Repair(verify::RepairArgs),
+    /// Manage images: the same commands under docker's other names
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Image(ImageCommand),
+    /// Manage the store
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    System(SystemCommand),
+}
+
+#[derive(Subcommand)]
+enum ImageCommand {
+    #[command(visible_alias = "list")]
+    Ls(images::Args),
+    History(history::Args),
+    Inspect(inspect::Args),
+    Tag(names::TagArgs),
+    #[command(visible_alias = "remove")]
+    Rm(names::RemoveArgs),
+    Prune(prune::Args),
+}
+
+#[derive(Subcommand)]
+enum SystemCommand {
+    Df(usage::Args),
+}
+
+impl Command {
+    fn run(self, root: &Root, out: &mut Output) -> Result<()> {
+        match self {
+            Self::Images(args) | Self::Image(ImageCommand::Ls(args)) => args.run(root, out),
+            Self::History(args) | Self::Image(ImageCommand::History(args)) => args.run(root, out),
+            Self::Inspect(args) | Self::Image(ImageCommand::Inspect(args)) => args.run(root, out),
+            Self::Tag(args) | Self::Image(ImageCommand::Tag(args)) => args.run(root),
+            Self::Rmi(args) | Self::Image(ImageCommand::Rm(args)) => args.run(root, out),
+            Self::Prune(args) | Self::Image(ImageCommand::Prune(args)) => args.run(root, out),
+            Self::Verify(args) => args.run(root, out),
+            Self::Repair(args) => args.run(root, out),
+            Self::System(SystemCommand::Df(args)) => args.run(root, out),
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let mut out = Output::new();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(err) => return misused(&err, &mut out),
+    };
+    let done = cli.command.run(&cli.root, &mut out);
+    // What was printed before a failure is seen before it.
+    let flushed = out.flush();
+    done.and(flushed)
+}
+
+/// Help that was asked for, or a command line that makes no sense.
+fn misused(err: &clap::Error, out: &mut Output) -> Result<()> {
+    use ErrorKind as Kind;
+    let text = err.render().to_string();
+    let value = match err.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(value)) => value.as_str(),
+        _ => "",
+    };
+    let status = match err.kind() {
+        Kind::DisplayHelp
+        | Kind::DisplayVersion
+        | Kind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            out.text(&text)?;
+            return out.flush();
+        }
+        // As docker has it: 125 for options, 1 for what is no command or not the number of arguments.
+        Kind::InvalidSubcommand | Kind::MissingSubcommand | Kind::MissingRequiredArgument => 1,
+        Kind::UnknownArgument if !value.starts_with('-') => 1,
+        _ => USAGE,
+    };
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    Err(Failure::with_status(status, text.trim_end()))
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            failure.status().into()
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! `prune`: making room.
+
+use std::collections::HashMap;
+use std::io;
+
+use coracle::image::Filter;
+
+use crate::failure::{Failure, Result};
+use crate::filter::{self, Condition};
+use crate::human;
+use crate::names;
+use crate::output::Output;
+use crate::progress::Spinner;
+use crate::root::Root;
+
+/// Remove images that nothing uses, and what is left of work that was broken off
+///
+/// Without --all only images without a name go. What a container uses stays.
+#[derive(clap::Args)]
+#[command(after_help = filter::HELP)]
+pub struct Args {
+    /// Remove images with a name too
+    #[arg(short, long)]
+    all: bool,
+    /// Only images that meet this condition, see below
+    #[arg(long, value_name = "NAME=VALUE", value_parser = Condition::parse)]
+    filter: Vec<Condition>,
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+}
+
+impl Args {
+    pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
+        let store = root.store()?;
+        let mut filter = Filter::new();
+        if !self.all && !self.filter.iter().any(|it| it.is("dangling")) {
+            filter = filter.dangling(true);
+        }
+        for condition in &self.filter {
+            filter = condition.add_to(filter, &store)?;
+        }
+        if !self.force && !self.agreed(out)? {
+            return out.line("Total reclaimed space: 0B");
+        }
+        let listed = store.list(&filter)?.images;
+        let ids: HashMap<_, _> = listed.iter().map(|it| (it.digest(), it.id())).collect();
+        let pruned = {
+            let _spinner = Spinner::new("removing");
+            store.prune(&filter)?
+        };
+        if !pruned.images.is_empty() {
+            out.line("Deleted Images:")?;
+            for removed in &pruned.images {
+                let id = removed.image.and_then(|digest| ids.get(&digest).copied());
+                names::print(removed, id, "untagged", "deleted", out)?;
+            }
+            out.line("")?;
+        }
+        let bytes = human::size(pruned.collected.bytes, 4);
+        out.line(&format!("Total reclaimed space: {bytes}"))
+    }
+
+    fn agreed(&self, out: &mut Output) -> Result<bool> {
+        let what = match self.all {
+            true => "all images without at least one container associated to them",
+            false => "all dangling images",
+        };
+        out.text(&format!(
+            "WARNING! This will remove {what}.\nAre you sure you want to continue? [y/N] "
+        ))?;
+        out.flush()?;
+        let mut answer = String::new();
+        let read = io::stdin().read_line(&mut answer);
+        read.map_err(|err| Failure::new(format!("read the answer: {err}")))?;
+        if answer.is_empty() {
+            out.line("")?;
+        }
+        Ok(matches!(answer.trim(), "y" | "Y"))
+    }
+}
