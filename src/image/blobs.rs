@@ -129,7 +129,13 @@ impl BlobWriter {
     ///
     /// `Malformed` if it is not the blob that was expected, `ResourceExhausted` if the disk is full. The store is
     /// as it was.
-    pub fn commit(mut self) -> Result<Blob> {
+    pub fn commit(self) -> Result<Blob> {
+        self.stage()?.commit()
+    }
+
+    /// Ends the writing, and leaves it open whether the blob goes into the store. It is on disk then, unless the store has
+    /// it already.
+    pub(super) fn stage(mut self) -> Result<StagedBlob> {
         let hasher = std::mem::take(&mut self.hasher);
         let blob = Blob { digest: hasher.finish(), size: self.written };
         if let Some(expected) = self.limit {
@@ -137,17 +143,61 @@ impl BlobWriter {
             check_digest(expected.digest, blob.digest)?;
         }
         let attempt = || format!("store the blob {}", blob.digest);
+        let there = self.work.has(&blob).context(attempt)?;
+        let flushed = self.file.flush();
+        let flushed =
+            flushed.and_then(|()| if there { Ok(()) } else { self.file.get_ref().sync_all() });
+        flushed.map_err(files::no_space).context(attempt)?;
+        self.done = true;
+        Ok(StagedBlob { work: self.work.clone(), path: self.path.clone(), blob, done: false })
+    }
+
+    /// Another handle on what has been flushed so far, for reading at offsets.
+    pub(super) fn written_part(&self) -> Result<File> {
+        self.file.get_ref().try_clone().context(|| "clone the descriptor of a blob")
+    }
+}
+
+/// A blob that has been written, but is not in the store yet. Dropped without [`commit`](Self::commit) it leaves nothing.
+#[derive(Debug)]
+pub(super) struct StagedBlob {
+    work: Work,
+    path: PathBuf,
+    blob: Blob,
+    done: bool,
+}
+
+impl StagedBlob {
+    pub(super) fn blob(&self) -> Blob {
+        self.blob
+    }
+
+    /// Opens it for reading.
+    pub(super) fn open(&self) -> Result<File> {
+        files::open(&self.path).context(|| format!("open the blob {}", self.blob.digest))
+    }
+
+    /// Puts it into the store and holds it there as long as the work lasts.
+    pub(super) fn commit(mut self) -> Result<Blob> {
+        let blob = self.blob;
+        let attempt = || format!("store the blob {}", blob.digest);
         let store = self.work.store().clone();
         if self.work.has(&blob).context(attempt)? {
             return Ok(blob);
         }
-        let flushed = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
-        flushed.map_err(files::no_space).context(attempt)?;
         let _lock = store.shared().context(attempt)?;
         let renamed = fs::rename(&self.path, store.blob_path(&blob.digest));
         renamed.map_err(files::no_space).context(attempt)?;
         self.done = true;
         Ok(blob)
+    }
+}
+
+impl Drop for StagedBlob {
+    fn drop(&mut self) {
+        if !self.done {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

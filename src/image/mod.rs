@@ -3,6 +3,7 @@
 //!
 //! [`Store::open`] gives the store, [`Store::image`] an [`Image`] in it, [`Store::work`] a handle to add to it.
 
+mod archive;
 mod blobs;
 mod config;
 mod digest;
@@ -27,6 +28,7 @@ mod tree;
 mod usage;
 mod verify;
 
+pub use archive::{Load, Loaded};
 pub use blobs::BlobWriter;
 pub use config::Config;
 pub use digest::{ChainId, DiffId, Digest};

@@ -19,6 +19,8 @@ mod rootfs;
 mod scratch;
 
 pub use archive::{ArchiveLimits, Pack, Packed, Unpack, Unpacked};
+#[cfg(feature = "image")]
+pub(crate) use archive::{Kind, Reader};
 pub use change::{Change, ChangeKind};
 pub use compression::{Compression, Decoder, Encoder};
 pub use driver::{Driver, LayerStore, Staging, Usage};

@@ -18,4 +18,6 @@ mod writer;
 
 pub use limits::ArchiveLimits;
 pub use pack::{Pack, Packed};
+#[cfg(feature = "image")]
+pub(crate) use reader::{Kind, Reader};
 pub use unpack::{Unpack, Unpacked};

@@ -19,11 +19,11 @@ const BLOCK: u64 = 512;
 const BLOCK_LEN: usize = 512;
 
 /// Where the content of a sparse file belongs: offset and length, in order.
-pub(super) type Regions = Vec<(u64, u64)>;
+pub(crate) type Regions = Vec<(u64, u64)>;
 
 /// What an entry is, apart from the attributes that every one has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     File,
     Directory,
     /// To the file of this path in the archive.
@@ -36,10 +36,10 @@ pub(super) enum Kind {
 
 /// An entry; if it is a file, its content is read from the [`Reader`] next.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// As it stands in the archive.
-    pub(super) path: Vec<u8>,
-    pub(super) kind: Kind,
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: Kind,
     pub(super) uid: u32,
     pub(super) gid: u32,
     /// Permissions, with the three special bits.
@@ -47,21 +47,21 @@ pub(super) struct Entry {
     pub(super) mtime: Time,
     pub(super) xattrs: Vec<(CString, Vec<u8>)>,
     /// How long the file is, with its holes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// If it is sparse.
-    pub(super) regions: Option<Regions>,
+    pub(crate) regions: Option<Regions>,
 }
 
 impl Entry {
     /// For messages.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.path.escape_ascii().to_string()
     }
 }
 
 /// Reads a tar stream in the formats v7, ustar, pax and GNU. Sparse files may be in that of GNU or in any of the
 /// three of pax.
-pub(super) struct Reader<R> {
+pub(crate) struct Reader<R> {
     source: R,
     limits: ArchiveLimits,
     entries: u64,
@@ -83,7 +83,7 @@ struct Extensions {
 }
 
 impl<R: BufRead> Reader<R> {
-    pub(super) fn new(source: R, limits: ArchiveLimits) -> Self {
+    pub(crate) fn new(source: R, limits: ArchiveLimits) -> Self {
         Self {
             source,
             limits,
@@ -102,7 +102,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// The next entry. At the end of the archive everything that follows is read, too, for whoever listens.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>> {
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
         self.skip(self.left.saturating_add(self.padding))?;
         (self.left, self.padding) = (0, 0);
         self.budget = self.limits.header_bytes;
@@ -144,7 +144,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// Some of the current file's content; nothing at its end.
-    pub(super) fn data(&mut self) -> Result<&[u8]> {
+    pub(crate) fn data(&mut self) -> Result<&[u8]> {
         if self.left == 0 {
             return Ok(&[]);
         }
@@ -157,7 +157,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// Goes on behind `len` bytes of what [`data`](Self::data) gave.
-    pub(super) fn advance(&mut self, len: usize) -> Result<()> {
+    pub(crate) fn advance(&mut self, len: usize) -> Result<()> {
         self.left -= len as u64;
         self.count(len as u64)?;
         self.source.consume(len);

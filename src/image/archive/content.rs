@@ -1,0 +1,337 @@
+//! The content of layers: what their blobs unpack to, found out while they are being written.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::num::NonZero;
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Scope, ScopedJoinHandle};
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::image::digest::{Digest, Hasher};
+use crate::image::json::malformed;
+use crate::layers::Compression;
+
+/// What passes from thread to thread at a time.
+pub(super) const CHUNK: usize = 256 << 10;
+/// Shorter streams are hashed where they are read: a thread would cost more.
+const WORTH_A_THREAD: usize = 1 << 20;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How far a file has been written.
+#[derive(Debug, Default)]
+struct Progress {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    written: u64,
+    /// It is complete, or nothing more comes because writing failed.
+    ended: Option<bool>,
+}
+
+/// The writer's side: tells a [`Follower`] how far the file has come.
+#[derive(Debug, Default)]
+pub(super) struct Growth(Arc<Progress>);
+
+impl Growth {
+    /// There are `written` bytes now.
+    pub(super) fn reached(&self, written: u64) {
+        lock(&self.0.state).written = written;
+        self.0.changed.notify_all();
+    }
+
+    /// The file is complete.
+    pub(super) fn complete(&self) {
+        lock(&self.0.state).ended = Some(true);
+        self.0.changed.notify_all();
+    }
+
+    /// Reads the file while it grows.
+    pub(super) fn follow(&self, file: File) -> Follower {
+        Follower { file, at: 0, progress: Arc::clone(&self.0) }
+    }
+}
+
+impl Drop for Growth {
+    fn drop(&mut self) {
+        lock(&self.0.state).ended.get_or_insert(false);
+        self.0.changed.notify_all();
+    }
+}
+
+/// Reads a file while it is written, and waits at its end until that is the end.
+#[derive(Debug)]
+pub(super) struct Follower {
+    file: File,
+    at: u64,
+    progress: Arc<Progress>,
+}
+
+impl Read for Follower {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut state = lock(&self.progress.state);
+        while state.written <= self.at {
+            match state.ended {
+                Some(true) => return Ok(0),
+                Some(false) => return Err(io::Error::other("nobody writes the file any more")),
+                None => {
+                    let waited = self.progress.changed.wait(state);
+                    state = waited.unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+        let ready = usize::try_from(state.written - self.at).unwrap_or(usize::MAX);
+        drop(state);
+        let wanted = buffer.len().min(ready);
+        let read = self.file.read_at(&mut buffer[..wanted], self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+/// What a stream unpacks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Content {
+    pub(super) compression: Compression,
+    /// Of the decompressed bytes: the diff id, if it is a layer.
+    pub(super) digest: Digest,
+    /// How many these are.
+    pub(super) size: u64,
+}
+
+impl Content {
+    /// Reads a stream that may be compressed, to its end. More than `limit` bytes after decompression are an error.
+    pub(super) fn of(reader: impl Read, limit: u64) -> Result<Self> {
+        let mut decoder = Compression::detect(reader).context(|| "decompress it")?;
+        let compression = decoder.compression();
+        let (digest, size) = digest_of(&mut decoder, limit).context(|| "decompress it")?;
+        Ok(Self { compression, digest, size })
+    }
+}
+
+/// The digest and length of a stream. Long ones are hashed by a thread of their own.
+fn digest_of(reader: &mut dyn Read, limit: u64) -> Result<(Digest, u64)> {
+    let mut size = 0;
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; CHUNK];
+    while size < WORTH_A_THREAD as u64 {
+        match fill(reader, &mut buffer)? {
+            0 => return Ok((hasher.finish(), size)),
+            read => {
+                hasher.update(&buffer[..read]);
+                size = count(size, read, limit)?;
+            }
+        }
+    }
+    // Buffers go to the thread full and come back empty.
+    let (full, to_hash) = sync_channel::<(Vec<u8>, usize)>(4);
+    let (empty, recycled) = sync_channel(6);
+    thread::scope(|scope| {
+        let mut begun = hasher.clone();
+        let hash = move || {
+            for (buffer, len) in to_hash {
+                begun.update(&buffer[..len]);
+                let _ = empty.try_send(buffer);
+            }
+            begun.finish()
+        };
+        let thread = thread::Builder::new().spawn_scoped(scope, hash).ok();
+        loop {
+            let read = fill(reader, &mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            size = count(size, read, limit)?;
+            if thread.is_none() {
+                hasher.update(&buffer[..read]);
+                continue;
+            }
+            if full.send((buffer, read)).is_err() {
+                break;
+            }
+            buffer = recycled.try_recv().unwrap_or_else(|_| vec![0; CHUNK]);
+        }
+        drop(full);
+        let digest = match thread {
+            Some(thread) => thread.join().map_err(|_| panicked())?,
+            None => hasher.finish(),
+        };
+        Ok((digest, size))
+    })
+}
+
+fn panicked() -> Error {
+    Error::new(ErrorKind::Os, "the thread that hashes a layer has panicked")
+}
+
+fn count(size: u64, read: usize, limit: u64) -> Result<u64> {
+    let size = size + read as u64;
+    if size > limit {
+        let message = format!("it has more than {limit} bytes after decompression");
+        return Err(Error::new(ErrorKind::ResourceExhausted, message)
+            .with_hint("raise the limit if its source is to be trusted"));
+    }
+    Ok(size)
+}
+
+/// Reads until the buffer is full or the stream ends.
+pub(super) fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(err).context(|| "read it"),
+        }
+    }
+    Ok(filled)
+}
+
+/// Finds out what blobs unpack to, each in a thread of its own, as many at a time as there are processors.
+#[derive(Debug)]
+pub(super) struct Unpackers {
+    free: Mutex<usize>,
+    freed: Condvar,
+    limit: u64,
+}
+
+impl Unpackers {
+    pub(super) fn new(limit: u64) -> Self {
+        let free = thread::available_parallelism().map_or(1, NonZero::get);
+        Self { free: Mutex::new(free), freed: Condvar::new(), limit }
+    }
+
+    /// Begins with a file that is being written.
+    pub(super) fn begin<'s>(
+        &'s self,
+        scope: &'s Scope<'s, '_>,
+        growth: &Growth,
+        file: File,
+    ) -> Result<Unpacking<'s>> {
+        let again = file.try_clone().context(|| "clone the descriptor of a blob")?;
+        let mut free = lock(&self.free);
+        while *free == 0 {
+            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= 1;
+        drop(free);
+        let mut follower = growth.follow(file);
+        let work = move || {
+            let content = Content::of(&mut follower, self.limit);
+            *lock(&self.free) += 1;
+            self.freed.notify_one();
+            content
+        };
+        match thread::Builder::new().spawn_scoped(scope, work) {
+            Ok(thread) => Ok(Unpacking::Running(thread)),
+            Err(_) => {
+                *lock(&self.free) += 1;
+                Ok(Unpacking::Later(growth.follow(again), self.limit))
+            }
+        }
+    }
+}
+
+/// A blob whose content is being found out.
+#[derive(Debug)]
+pub(super) enum Unpacking<'s> {
+    Running(ScopedJoinHandle<'s, Result<Content>>),
+    /// There was no thread to be had.
+    Later(Follower, u64),
+}
+
+impl Unpacking<'_> {
+    pub(super) fn finish(self) -> Result<Content> {
+        match self {
+            Self::Running(thread) => thread.join().unwrap_or_else(|_| Err(panicked())),
+            Self::Later(follower, limit) => Content::of(follower, limit),
+        }
+    }
+}
+
+/// Says that content is not what a configuration calls it.
+pub(super) fn check_diff_id(what: &str, found: Digest, expected: Digest) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(malformed(format!(
+        "{what} has the content {found}, but the configuration names it {expected}"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn compressed(bytes: &[u8], compression: Compression) -> Vec<u8> {
+        let mut encoder = compression.encoder(Vec::new()).unwrap();
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_file_is_followed_while_it_grows() {
+        let bytes: Vec<_> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+        let packed = compressed(&bytes, Compression::Gzip);
+        let mut file = tempfile::tempfile().unwrap();
+        let unpackers = Unpackers::new(1 << 30);
+        let content = thread::scope(|scope| {
+            let growth = Growth::default();
+            let begun = unpackers.begin(scope, &growth, file.try_clone().unwrap()).unwrap();
+            let mut written = 0;
+            for part in packed.chunks(100_000) {
+                file.write_all(part).unwrap();
+                written += part.len() as u64;
+                growth.reached(written);
+            }
+            growth.complete();
+            begun.finish().unwrap()
+        });
+        let expected = Content {
+            compression: Compression::Gzip,
+            digest: Digest::of(&bytes),
+            size: bytes.len() as u64,
+        };
+        assert_eq!(content, expected);
+    }
+
+    #[test]
+    fn a_file_that_nobody_completes_is_no_whole_one() {
+        let packed = compressed(&[7; 100_000], Compression::Zstd);
+        let mut file = tempfile::tempfile().unwrap();
+        let unpackers = Unpackers::new(1 << 30);
+        let failed = thread::scope(|scope| {
+            let growth = Growth::default();
+            let begun = unpackers.begin(scope, &growth, file.try_clone().unwrap()).unwrap();
+            file.write_all(&packed).unwrap();
+            growth.reached(packed.len() as u64);
+            drop(growth);
+            begun.finish()
+        });
+        assert!(failed.is_err());
+    }
+
+    #[test]
+    fn content_has_its_limit_whatever_its_length() {
+        for (len, limit) in [(1000, 999), (4 << 20, 3 << 20)] {
+            for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+                let packed = compressed(&vec![0; len], compression);
+                let fits = Content::of(&packed[..], len as u64).unwrap();
+                assert_eq!((fits.size, fits.compression), (len as u64, compression));
+                assert_eq!(fits.digest, Digest::of(vec![0; len]));
+                let err = Content::of(&packed[..], limit).unwrap_err();
+                assert_eq!(err.kind(), ErrorKind::ResourceExhausted);
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Archives of images: what we write we read, what others write we read, what we write others read; and what is
+//! not what it claims to be is refused.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+#[allow(dead_code, reason = "what engines need")]
+mod fixture;
+mod hostile;
+mod round_trips;
