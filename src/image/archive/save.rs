@@ -14,7 +14,6 @@ use super::content::{CHUNK, Content, check_diff_id, fill};
 use super::load::{CONTAINERD_NAME, DOCKER_LIST, OCI_INDEX, OCI_LAYOUT};
 use crate::error::{Context, Error, Result};
 use crate::image::digest::{Digest, Hasher};
-use crate::image::files;
 use crate::image::image::Image;
 use crate::image::json::{self, malformed};
 use crate::image::manifest::{Blob, DocumentKind, Links};
@@ -244,7 +243,7 @@ impl<W: Write> Archive<W> {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.0.write_all(bytes).map_err(files::no_space).context(|| "write the archive")
+        self.0.write_all(bytes).context(|| "write the archive")
     }
 
     fn pad(&mut self, size: u64) -> Result<()> {
@@ -289,6 +288,6 @@ impl<W: Write> Archive<W> {
 
     fn end(mut self) -> Result<()> {
         self.put(&[0; 1024])?;
-        self.0.flush().map_err(files::no_space).context(|| "write the archive")
+        self.0.flush().context(|| "write the archive")
     }
 }
