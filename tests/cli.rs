@@ -419,6 +419,71 @@ fn pruning_asks_and_removes_what_was_told() {
 }
 
 #[test]
+fn archives_carry_images_with_names_from_store_to_store() {
+    let dir = setup("cli-archives");
+    let (store, [base, middle, app, _]) = family(&dir);
+    let archive = dir.join("images.tar");
+    let file = archive.to_str().unwrap();
+    store.tag("base:1", "base:2").unwrap();
+    let id = middle.id().to_string();
+    // A repository stands for all of its tags.
+    assert!(lines(&store, &["save", "-o", file, "base", "app", &id]).is_empty());
+    assert_eq!(fs::read_dir(&*dir).unwrap().count(), 2, "no temporary file");
+    let names = |prefix: &str| {
+        let mut names = ["app:latest", "base:1", "base:2"].map(|name| format!("{prefix}: {name}"));
+        names.sort();
+        names.to_vec()
+    };
+    let new = dir.join("new");
+    let root = new.to_str().unwrap();
+    let mut said = lines(&store, &["--root", root, "load", "--quiet", "--input", file]);
+    said.sort();
+    let nameless = format!("Loaded image ID: {id}");
+    assert_eq!(said, [&[nameless][..], &names("Loaded image")].concat());
+    let loaded = Store::open_existing(&new).unwrap();
+    assert_eq!(loaded.image("app").unwrap(), app);
+    assert_eq!(loaded.image("base:2").unwrap(), base);
+    sound(&loaded);
+    // From standard output to standard input.
+    let mut save = command(&["image", "save", "app"]);
+    save.env("CORACLE_ROOT", store.path()).stdout(Stdio::piped());
+    let mut save = save.spawn().unwrap();
+    let mut load = command(&["image", "load"]);
+    let piped = dir.join("piped");
+    let ran = finish(load.env("CORACLE_ROOT", &piped).stdin(save.stdout.take().unwrap()));
+    assert!(save.wait().unwrap().success());
+    assert_eq!((ran.out.as_str(), ran.status), ("Loaded image: app:latest\n", 0), "{ran:?}");
+}
+
+#[test]
+fn an_archive_that_cannot_be_written_or_read_whole_is_none() {
+    let dir = setup("cli-no-archive");
+    let store = store(&dir);
+    add(&store, "app", &["app"]);
+    let file = dir.file("old.tar", "old");
+    let old = file.to_str().unwrap();
+    fails(&store, &["save", "-o", old, "app", "nobody"], 1, &["no such image: nobody"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "old", "what was there stays");
+    let nowhere = dir.join("no/where.tar");
+    let nowhere = nowhere.to_str().unwrap();
+    fails(&store, &["save", "-o", nowhere, "app"], 1, &[nowhere, "No such file"]);
+    let ran = fails(&store, &["save", "-o", "/dev/full", "app"], 1, &["ENOSPC"]);
+    assert!(!ran.err.contains("of the store: remove images"), "it is another disk's: {ran:?}");
+    fails(&store, &["save"], 1, &["IMAGE"]);
+    fails(&store, &["load", "-i", nowhere], 1, &[nowhere, "No such file"]);
+    fails(&store, &["load", "-i", old], 1, &["load an archive"]);
+    // Nothing on standard input.
+    fails(&store, &["load"], 1, &["load an archive"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut save = command(&["save", "app"]);
+    save.env("CORACLE_ROOT", store.path()).stdout(writer).stderr(Stdio::piped());
+    let output = save.spawn().unwrap().wait_with_output().unwrap();
+    assert!(output.status.code() == Some(141) && output.stderr.is_empty(), "{output:?}");
+    sound(&store);
+}
+
+#[test]
 fn damage_is_told_listed_around_and_repaired() {
     let dir = setup("cli-damage");
     let store = store(&dir);
@@ -471,7 +536,7 @@ fn the_option_goes_before_the_variable_and_both_must_name_a_store() {
     assert_eq!(lines(&store, &["images", "-q"]).len(), 1);
     let missing = dir.join("missing");
     let root = missing.to_str().unwrap();
-    fails(&store, &["--root", root, "images"], 1, &["open the image store", root]);
+    fails(&store, &["--root", root, "images"], 1, &["open the image store", root, "Hint: "]);
     assert!(!missing.exists(), "a mistyped name makes no store");
     fails(
         &store,

@@ -4,6 +4,7 @@
 //!
 //! `--help`, of every command too, tells the rest.
 
+mod archives;
 mod failure;
 mod filter;
 mod format;
@@ -46,6 +47,7 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 Examples:
+  docker save app:1 | coracle load              fetch an image from docker, or from an archive
   coracle images --tree                         what there is, and what was made of what
   coracle history app:1                         how an image came about
   coracle inspect -f '{{json .Config}}' app:1   what it runs
@@ -69,6 +71,8 @@ enum Command {
     Inspect(inspect::Args),
     Tag(names::TagArgs),
     Rmi(names::RemoveArgs),
+    Save(archives::SaveArgs),
+    Load(archives::LoadArgs),
     Prune(prune::Args),
     Verify(verify::Args),
     Repair(verify::RepairArgs),
@@ -89,6 +93,8 @@ enum ImageCommand {
     Tag(names::TagArgs),
     #[command(visible_alias = "remove")]
     Rm(names::RemoveArgs),
+    Save(archives::SaveArgs),
+    Load(archives::LoadArgs),
     Prune(prune::Args),
 }
 
@@ -105,6 +111,8 @@ impl Command {
             Self::Inspect(args) | Self::Image(ImageCommand::Inspect(args)) => args.run(root, out),
             Self::Tag(args) | Self::Image(ImageCommand::Tag(args)) => args.run(root),
             Self::Rmi(args) | Self::Image(ImageCommand::Rm(args)) => args.run(root, out),
+            Self::Save(args) | Self::Image(ImageCommand::Save(args)) => args.run(root),
+            Self::Load(args) | Self::Image(ImageCommand::Load(args)) => args.run(root, out),
             Self::Prune(args) | Self::Image(ImageCommand::Prune(args)) => args.run(root, out),
             Self::Verify(args) => args.run(root, out),
             Self::Repair(args) => args.run(root, out),

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
+use coracle::ErrorKind;
 use coracle::image::{Image, Platform, Store};
 
 use crate::failure::{Failure, Result};
@@ -18,11 +19,27 @@ pub struct Root {
 }
 
 impl Root {
-    /// The store. The usual one is made if it is missing; one that was named must be there.
+    /// The store. The usual one is made if it is missing; one that was named must be there, so that a slip of the
+    /// fingers makes none.
     pub fn store(&self) -> Result<Store> {
-        let own = || env::var_os("CORACLE_ROOT").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-        match self.dir.clone().or_else(own) {
-            Some(dir) => Ok(Store::open_existing(dir)?),
+        match self.named() {
+            Some(dir) => Store::open_existing(dir).map_err(|err| {
+                let missing = err.kind() == ErrorKind::NotFound;
+                match Failure::from(err) {
+                    failure if missing => {
+                        failure.with_hint("`coracle load` makes a store, if one is wanted there")
+                    }
+                    failure => failure,
+                }
+            }),
+            None => self.store_to_fill(),
+        }
+    }
+
+    /// The store, which is made if it is missing.
+    pub fn store_to_fill(&self) -> Result<Store> {
+        match self.named() {
+            Some(dir) => Ok(Store::open(dir)?),
             None => {
                 let dir = usual_place()?;
                 // Store::open makes the last directory, with the rights that it wants.
@@ -34,6 +51,11 @@ impl Root {
                 Ok(Store::open(dir)?)
             }
         }
+    }
+
+    fn named(&self) -> Option<PathBuf> {
+        let variable = || env::var_os("CORACLE_ROOT").filter(|dir| !dir.is_empty());
+        self.dir.clone().or_else(|| variable().map(PathBuf::from))
     }
 
     /// An image in the store; of several platforms the given one, or the host's.
