@@ -5,6 +5,7 @@
 
 mod archive;
 mod blobs;
+mod changes;
 mod config;
 mod digest;
 mod files;
@@ -13,6 +14,7 @@ mod history;
 #[allow(clippy::module_inception, reason = "a file is named for its main type")]
 mod image;
 mod index;
+mod instruction;
 mod json;
 mod lease;
 mod listing;
@@ -28,8 +30,9 @@ mod tree;
 mod usage;
 mod verify;
 
-pub use archive::{Load, Loaded};
+pub use archive::{Import, Load, Loaded};
 pub use blobs::BlobWriter;
+pub use changes::ConfigChanges;
 pub use config::Config;
 pub use digest::{ChainId, DiffId, Digest};
 pub use gc::Collected;

@@ -9,4 +9,5 @@ mod common;
 #[allow(dead_code, reason = "what engines need")]
 mod fixture;
 mod hostile;
+mod imports;
 mod round_trips;

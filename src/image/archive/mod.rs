@@ -3,7 +3,9 @@
 mod bundle;
 mod content;
 mod entries;
+mod import;
 mod load;
 mod save;
 
+pub use import::Import;
 pub use load::{Load, Loaded};

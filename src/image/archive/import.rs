@@ -1,0 +1,242 @@
+//! The archive of a root file system becomes an image of one layer.
+
+use std::io::{self, BufReader, Read, Write};
+use std::thread;
+
+use oci_spec::image::ImageManifestBuilder;
+use oci_spec::image::MediaType;
+use serde_json::json;
+
+use super::content::{CHUNK, Growth, fill};
+use super::load::layer_type;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::image::blobs::{BlobWriter, StagedBlob};
+use crate::image::changes::ConfigChanges;
+use crate::image::config::Config;
+use crate::image::digest::{Digest, Hasher};
+use crate::image::image::Image;
+use crate::image::json::{Object, malformed};
+use crate::image::lease::Work;
+use crate::image::platform::Platform;
+use crate::image::reference::Reference;
+use crate::image::store::Store;
+use crate::layers::{ArchiveLimits, Compression, Kind, Reader};
+
+/// Makes images of root file systems; [`Store::import`] is the short form.
+///
+/// ```no_run
+/// use coracle::image::{ConfigChanges, Import, Store};
+/// use coracle::layers::Compression;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = Store::open("images")?;
+/// let image = Import::new(&store)
+///     .name("debian:12")
+///     .changes(ConfigChanges::new().cmd(["/bin/bash"]).message("made by mmdebstrap"))
+///     .compress(Compression::Zstd)
+///     .read(std::fs::File::open("debian.tar")?)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "it makes an image when it reads an archive"]
+pub struct Import<'a> {
+    store: &'a Store,
+    name: Option<String>,
+    changes: ConfigChanges,
+    compression: Option<Compression>,
+    limits: ArchiveLimits,
+}
+
+impl Store {
+    /// Makes an image of one layer of the archive of a root file system, as `export` of any tool or tar writes it: plain, or
+    /// compressed with gzip or zstd. The archive is kept as it comes; the stream is read once, to its end.
+    ///
+    /// # Errors
+    ///
+    /// `Malformed` if it is no tar archive, damaged or cut short, `InvalidInput` for a bad name, `ResourceExhausted` if the
+    /// disk is full. The store is as it was.
+    pub fn import(&self, name: &str, archive: impl Read) -> Result<Image> {
+        Import::new(self).name(name).read(archive)
+    }
+}
+
+impl<'a> Import<'a> {
+    /// Imports into `store`, without a name, for the host's platform.
+    pub fn new(store: &'a Store) -> Self {
+        let (changes, limits) = (ConfigChanges::new(), ArchiveLimits::new());
+        Self { store, name: None, changes, compression: None, limits }
+    }
+
+    /// The name of the image.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// What its configuration says.
+    pub fn changes(mut self, changes: ConfigChanges) -> Self {
+        self.changes = changes;
+        self
+    }
+
+    /// Compresses the layer in this way, however it comes.
+    pub fn compress(mut self, compression: Compression) -> Self {
+        self.compression = Some(compression);
+        self
+    }
+
+    /// What the archive may ask for.
+    pub fn limits(mut self, limits: ArchiveLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Reads an archive.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Store::import`].
+    pub fn read(&self, archive: impl Read) -> Result<Image> {
+        self.try_read(archive).context(|| match &self.name {
+            Some(name) => format!("import {name}"),
+            None => "import a root file system".to_owned(),
+        })
+    }
+
+    fn try_read(&self, mut archive: impl Read) -> Result<Image> {
+        let name = self.name.as_deref().map(str::parse::<Reference>).transpose()?;
+        if let Some(name) = name.as_ref().filter(|name| name.digest().is_some()) {
+            return Err(Error::invalid(format!("the name {name} has a digest")));
+        }
+        let work = self.store.work()?;
+        let (layer, examined) = match self.compression {
+            None => self.keep(&work, &mut archive)?,
+            Some(compression) => self.recompress(&work, archive, compression)?,
+        };
+        let changes = self.changes.at_a_time();
+        let host = Platform::host();
+        let mut config = Object::new();
+        config.insert("os".to_owned(), host.os().into());
+        config.insert("architecture".to_owned(), host.architecture().into());
+        let diff_ids = [examined.digest.to_string()];
+        config.insert("rootfs".to_owned(), json!({ "type": "layers", "diff_ids": diff_ids }));
+        config.insert("history".to_owned(), json!([changes.step(false, "imported")?]));
+        changes.apply(&mut config)?;
+        let config = serde_json::to_vec(&config).map_err(|err| malformed(err.to_string()))?;
+        Config::parse(&config)?;
+        let layer = layer.commit()?.descriptor(layer_type(examined.compression));
+        let config = work.ingest(&config[..], None)?.descriptor(MediaType::ImageConfig);
+        let manifest = ImageManifestBuilder::default()
+            .schema_version(2_u32)
+            .media_type(MediaType::ImageManifest)
+            .config(config)
+            .layers([layer])
+            .build()
+            .map_err(|err| malformed(err.to_string()))?;
+        work.set_image(name.as_ref(), &work.add_manifest(&manifest)?)
+    }
+
+    /// Stores the stream as it is. Another thread looks into it meanwhile.
+    fn keep(&self, work: &Work, archive: &mut dyn Read) -> Result<(StagedBlob, Examined)> {
+        let mut writer = work.writer(None)?;
+        thread::scope(|scope| {
+            let growth = Growth::default();
+            let follower = growth.follow(writer.written_part()?);
+            let again = growth.follow(writer.written_part()?);
+            let limits = self.limits;
+            let examine = move || Examined::of(follower, limits);
+            let thread = thread::Builder::new().spawn_scoped(scope, examine).ok();
+            let mut buffer = vec![0; CHUNK];
+            let mut written = 0;
+            loop {
+                let read = fill(archive, &mut buffer).context(|| "read the archive")?;
+                if read == 0 {
+                    break;
+                }
+                let stored = writer.write_all(&buffer[..read]).and_then(|()| writer.flush());
+                stored.context(|| "write it aside")?;
+                written += read as u64;
+                growth.reached(written);
+                if thread.as_ref().is_some_and(thread::ScopedJoinHandle::is_finished) {
+                    // It has found a fault.
+                    break;
+                }
+            }
+            growth.complete();
+            let examined = match thread {
+                Some(thread) => thread.join().unwrap_or_else(|_| {
+                    Err(Error::new(ErrorKind::Os, "the thread that reads the archive has panicked"))
+                }),
+                None => Examined::of(again, self.limits),
+            };
+            let examined = examined?;
+            Ok((writer.stage()?, examined))
+        })
+    }
+
+    fn recompress(
+        &self,
+        work: &Work,
+        archive: impl Read,
+        compression: Compression,
+    ) -> Result<(StagedBlob, Examined)> {
+        let encoder = compression.encoder(work.writer(None)?).context(|| "compress it")?;
+        let decoder = Compression::detect(archive).context(|| "decompress it")?;
+        let mut copy = Passing { source: decoder, hasher: Hasher::default(), copy: encoder };
+        walk(&mut copy, self.limits)?;
+        let digest = copy.hasher.finish();
+        let writer: BlobWriter = copy.copy.finish().context(|| "compress it")?;
+        Ok((writer.stage()?, Examined { compression, digest }))
+    }
+}
+
+/// What a layer was found to be.
+struct Examined {
+    compression: Compression,
+    /// Of the archive without compression.
+    digest: Digest,
+}
+
+impl Examined {
+    fn of(stream: impl Read, limits: ArchiveLimits) -> Result<Self> {
+        let decoder = Compression::detect(stream).context(|| "decompress it")?;
+        let compression = decoder.compression();
+        let mut passing = Passing { source: decoder, hasher: Hasher::default(), copy: io::sink() };
+        walk(&mut passing, limits)?;
+        Ok(Self { compression, digest: passing.hasher.finish() })
+    }
+}
+
+/// Takes the digest of what is read, and copies it.
+struct Passing<R, W> {
+    source: R,
+    hasher: Hasher,
+    copy: W,
+}
+
+impl<R: Read, W: Write> Read for Passing<R, W> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        self.copy.write_all(&buffer[..read])?;
+        Ok(read)
+    }
+}
+
+/// Reads an archive to its end, and refuses what could never be unpacked.
+fn walk(archive: &mut dyn Read, limits: ArchiveLimits) -> Result<()> {
+    let mut reader = Reader::new(BufReader::with_capacity(CHUNK, archive), limits);
+    while let Some(entry) = reader.next()? {
+        let leads_out = |path: &[u8]| path.split(|byte| *byte == b'/').any(|part| part == b"..");
+        let link = match &entry.kind {
+            Kind::HardLink(target) => leads_out(target),
+            _ => false,
+        };
+        if link || leads_out(&entry.path) {
+            let message = format!("the entry {} leads out of the archive", entry.name());
+            return Err(malformed(message));
+        }
+    }
+    Ok(())
+}
