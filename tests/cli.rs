@@ -456,6 +456,54 @@ fn archives_carry_images_with_names_from_store_to_store() {
 }
 
 #[test]
+fn a_root_filesystem_is_imported_with_what_it_is_to_run() {
+    let dir = setup("cli-import");
+    let root = dir.dir("root/etc");
+    fs::write(root.join("motd"), "hello").unwrap();
+    let archive = dir.join("root.tar");
+    let tar = Command::new("tar")
+        .arg("-C")
+        .arg(dir.join("root"))
+        .arg("-cf")
+        .arg(&archive)
+        .arg(".")
+        .status();
+    assert!(tar.unwrap().success());
+    let path = dir.join("images");
+    let store = || Store::open_existing(&path).unwrap();
+    let import = |arguments: &[&str], epoch: &str| {
+        let mut command = command(&["import"]);
+        command.args(arguments).env("CORACLE_ROOT", &path).env("SOURCE_DATE_EPOCH", epoch);
+        finish(command.stdin(fs::File::open(&archive).unwrap()))
+    };
+    let file = archive.to_str().unwrap();
+    let arguments = ["-c", "CMD [\"sh\"]", "--change", "ENV A=b", "-m", "from tar", file, "root:1"];
+    let ran = import(&arguments, "1000000000");
+    let id = ran.out.trim().to_owned();
+    assert!(ran.status == 0 && ran.err.is_empty() && id.starts_with("sha256:"), "{ran:?}");
+    let format = "{{.Id}} {{.Config.Cmd}} {{.Config.Env}} {{.Created}} {{.Comment}} {{.Os}}";
+    let said = lines(&store(), &["inspect", "-f", format, "root:1"]);
+    assert!(said[0].starts_with(&format!("{id} [sh] [")) && said[0].contains("A=b"), "{said:?}");
+    assert!(said[0].ends_with("2001-09-09T01:46:40Z from tar linux"), "{said:?}");
+    // The same from standard input, without a name and for another machine.
+    assert_eq!(import(&["-"], "1").out, import(&["-"], "1").out);
+    let other = import(&["--platform", "linux/arm64", "-"], "1").out;
+    let architecture = lines(&store(), &["inspect", "-f", "{{.Architecture}}", other.trim()]);
+    assert_eq!(architecture, ["arm64"]);
+    for (arguments, epoch, why) in [
+        (&["-c", "FROM x", "-"][..], "1", "FROM"),
+        (&["-", "UPPER"], "1", "UPPER"),
+        (&["/no/such.tar"], "1", "/no/such.tar"),
+        (&["-"], "yesterday", "SOURCE_DATE_EPOCH is yesterday"),
+    ] {
+        let ran = import(arguments, epoch);
+        assert!(ran.status == 1 && ran.err.contains(why), "{ran:?}");
+    }
+    assert_eq!(lines(&store(), &["images", "-aq"]).len(), 3);
+    sound(&store());
+}
+
+#[test]
 fn an_archive_that_cannot_be_written_or_read_whole_is_none() {
     let dir = setup("cli-no-archive");
     let store = store(&dir);

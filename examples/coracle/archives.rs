@@ -116,14 +116,14 @@ impl LoadArgs {
 }
 
 /// A file, or standard input, and how long it is if that is known.
-fn open_archive(from: Option<&Path>) -> Result<(Box<dyn Read>, Option<u64>)> {
+pub fn open_archive(from: Option<&Path>) -> Result<(Box<dyn Read>, Option<u64>)> {
     let Some(path) = from else {
         let stdin = io::stdin().lock();
         if stdin.is_terminal() {
             return Err(Failure::new(
                 "an archive is wanted on standard input, but that is a terminal",
             )
-            .with_hint("name a file with -i or redirect"));
+            .with_hint("name a file, or redirect"));
         }
         return Ok((Box::new(stdin), None));
     };

@@ -34,7 +34,7 @@ struct Inspected<'a> {
     repo_digests: Vec<String>,
     comment: String,
     created: Option<&'a Value>,
-    author: Option<&'a Value>,
+    author: &'a str,
     config: Option<&'a Value>,
     architecture: Option<&'a Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,7 +69,7 @@ impl<'a> Inspected<'a> {
             repo_digests: repositories.into_iter().map(digest).collect(),
             comment: image.history()?.into_iter().next().map(|it| it.comment).unwrap_or_default(),
             created: raw("created"),
-            author: raw("author"),
+            author: raw("author").and_then(Value::as_str).unwrap_or_default(),
             config: raw("config"),
             architecture: raw("architecture"),
             variant: raw("variant"),

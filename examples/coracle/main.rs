@@ -11,6 +11,7 @@ mod format;
 mod history;
 mod human;
 mod images;
+mod import;
 mod inspect;
 mod names;
 mod output;
@@ -73,6 +74,7 @@ enum Command {
     Rmi(names::RemoveArgs),
     Save(archives::SaveArgs),
     Load(archives::LoadArgs),
+    Import(import::Args),
     Prune(prune::Args),
     Verify(verify::Args),
     Repair(verify::RepairArgs),
@@ -95,6 +97,7 @@ enum ImageCommand {
     Rm(names::RemoveArgs),
     Save(archives::SaveArgs),
     Load(archives::LoadArgs),
+    Import(import::Args),
     Prune(prune::Args),
 }
 
@@ -113,6 +116,7 @@ impl Command {
             Self::Rmi(args) | Self::Image(ImageCommand::Rm(args)) => args.run(root, out),
             Self::Save(args) | Self::Image(ImageCommand::Save(args)) => args.run(root),
             Self::Load(args) | Self::Image(ImageCommand::Load(args)) => args.run(root, out),
+            Self::Import(args) | Self::Image(ImageCommand::Import(args)) => args.run(root, out),
             Self::Prune(args) | Self::Image(ImageCommand::Prune(args)) => args.run(root, out),
             Self::Verify(args) => args.run(root, out),
             Self::Repair(args) => args.run(root, out),

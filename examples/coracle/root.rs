@@ -26,9 +26,9 @@ impl Root {
             Some(dir) => Store::open_existing(dir).map_err(|err| {
                 let missing = err.kind() == ErrorKind::NotFound;
                 match Failure::from(err) {
-                    failure if missing => {
-                        failure.with_hint("`coracle load` makes a store, if one is wanted there")
-                    }
+                    failure if missing => failure.with_hint(
+                        "`coracle load` and `coracle import` make a store, if one is wanted there",
+                    ),
                     failure => failure,
                 }
             }),
