@@ -234,6 +234,9 @@ fn apply(
     config: &mut Object,
     commands: &mut (bool, bool),
 ) -> Result<()> {
+    if has_nul(change) {
+        return Err(Error::invalid("a NUL byte, which no program could be given"));
+    }
     let mut set = |field: &str, value: Value| drop(config.insert(field.to_owned(), value));
     let member = |config: &mut Object, field: &str, key: String, value: Value| {
         let entry = config.entry(field).or_insert_with(|| json!({}));
@@ -298,6 +301,20 @@ fn apply(
         Change::Instruction(_) => {}
     }
     Ok(())
+}
+
+fn has_nul(change: &Change) -> bool {
+    match change {
+        Change::Cmd(Line::List(words)) | Change::Entrypoint(Line::List(words)) => {
+            words.iter().any(|word| word.contains('\0'))
+        }
+        Change::Cmd(Line::Shell(text)) | Change::Entrypoint(Line::Shell(text)) => {
+            text.contains('\0')
+        }
+        Change::Shell(words) => words.iter().any(|word| word.contains('\0')),
+        Change::Volume(text) | Change::User(text) | Change::WorkingDir(text) => text.contains('\0'),
+        _ => false,
+    }
 }
 
 fn words(line: &Line, config: &Object) -> Value {

@@ -24,4 +24,6 @@ pub(crate) use archive::{Kind, Reader};
 pub use change::{Change, ChangeKind};
 pub use compression::{Compression, Decoder, Encoder};
 pub use driver::{Driver, LayerStore, Staging, Usage};
+#[cfg(feature = "image")]
+pub(crate) use rootfs::Owner;
 pub use rootfs::{Rootfs, Stack};

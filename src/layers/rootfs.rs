@@ -1,5 +1,6 @@
 //! A root filesystem of layers.
 
+use std::fmt::Debug;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -86,6 +87,56 @@ pub(super) trait Mounted: RootMount {
     fn upper_ids(&self) -> &Ids;
 }
 
+/// A root filesystem, and what must last as long as it does.
+#[derive(Debug)]
+struct Kept {
+    mounted: Arc<dyn Mounted>,
+    _owner: Arc<dyn Owner>,
+}
+
+/// Whatever it is.
+pub(crate) trait Owner: Debug + Send + Sync {}
+
+impl RootMount for Kept {
+    fn detached(&self) -> Result<OwnedFd> {
+        self.mounted.detached()
+    }
+
+    fn scaffolding(&self) -> Vec<OwnedFd> {
+        self.mounted.scaffolding()
+    }
+
+    fn name(&self) -> String {
+        self.mounted.name()
+    }
+}
+
+impl Mounted for Kept {
+    fn root(&self) -> BorrowedFd<'_> {
+        self.mounted.root()
+    }
+
+    fn ids(&self) -> &Ids {
+        self.mounted.ids()
+    }
+
+    fn changes(&self) -> Result<Vec<Change>> {
+        self.mounted.changes()
+    }
+
+    fn is_whole_tree(&self) -> bool {
+        self.mounted.is_whole_tree()
+    }
+
+    fn upper(&self) -> Option<BorrowedFd<'_>> {
+        self.mounted.upper()
+    }
+
+    fn upper_ids(&self) -> &Ids {
+        self.mounted.upper_ids()
+    }
+}
+
 /// An overlay.
 #[derive(Debug)]
 struct Inner {
@@ -102,6 +153,7 @@ struct Inner {
 pub struct Stack {
     source: Source,
     choice: Choice,
+    owner: Option<Arc<dyn Owner>>,
 }
 
 #[derive(Clone, Debug)]
@@ -122,7 +174,7 @@ impl Rootfs {
     /// Starts a stack of `layers`, existing directories, the lowest first. There may be 500.
     pub fn stack<P: AsRef<Path>>(layers: impl IntoIterator<Item = P>) -> Stack {
         let lowers = layers.into_iter().map(|layer| layer.as_ref().to_owned()).collect();
-        Stack { source: Source::Overlay(lowers), choice: Choice::Automatic }
+        Stack { source: Source::Overlay(lowers), choice: Choice::Automatic, owner: None }
     }
 
     pub(super) fn new(mounted: Arc<dyn Mounted>) -> Self {
@@ -313,7 +365,14 @@ impl Stack {
     }
 
     pub(super) fn of_tree(tree: TreeStack) -> Self {
-        Self { source: Source::Tree(tree), choice: Choice::Automatic }
+        Self { source: Source::Tree(tree), choice: Choice::Automatic, owner: None }
+    }
+
+    /// Keeps `owner` alive as long as the root filesystem and what runs on it.
+    #[cfg(feature = "image")]
+    pub(crate) fn owned_by(mut self, owner: Arc<dyn Owner>) -> Self {
+        self.owner = Some(owner);
+        self
     }
 
     fn build(self, kind: Kind<'_>) -> Result<Rootfs> {
@@ -321,9 +380,13 @@ impl Stack {
             Source::Overlay(lowers) => stack_overlay(lowers, ids, kind),
             Source::Tree(tree) => tree.build(ids, kind),
         });
-        made.context(|| match &self.source {
+        let made = made.context(|| match &self.source {
             Source::Overlay(lowers) => format!("stack {}", name(lowers)),
             Source::Tree(tree) => format!("make a root file system of {}", tree.name()),
+        })?;
+        Ok(match self.owner {
+            Some(owner) => Rootfs::new(Arc::new(Kept { mounted: made.0, _owner: owner })),
+            None => made,
         })
     }
 }

@@ -3,19 +3,15 @@
 use std::io::{self, BufReader, Read, Write};
 use std::thread;
 
-use oci_spec::image::ImageManifestBuilder;
-use oci_spec::image::MediaType;
-use serde_json::json;
-
 use super::content::{CHUNK, Growth, fill};
-use super::load::layer_type;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::blobs::{BlobWriter, StagedBlob};
 use crate::image::changes::ConfigChanges;
-use crate::image::config::Config;
-use crate::image::digest::{Digest, Hasher};
+use crate::image::digest::{DiffId, Digest, Hasher};
+use crate::image::draft::Draft;
 use crate::image::image::Image;
-use crate::image::json::{Object, malformed};
+use crate::image::json::malformed;
+use crate::image::layer::Layer;
 use crate::image::lease::Work;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
@@ -114,27 +110,11 @@ impl<'a> Import<'a> {
             None => self.keep(&work, &mut archive)?,
             Some(compression) => self.recompress(&work, archive, compression)?,
         };
-        let changes = self.changes.at_a_time();
-        let host = Platform::host();
-        let mut config = Object::new();
-        config.insert("os".to_owned(), host.os().into());
-        config.insert("architecture".to_owned(), host.architecture().into());
-        let diff_ids = [examined.digest.to_string()];
-        config.insert("rootfs".to_owned(), json!({ "type": "layers", "diff_ids": diff_ids }));
-        config.insert("history".to_owned(), json!([changes.step(false, "imported")?]));
-        changes.apply(&mut config)?;
-        let config = serde_json::to_vec(&config).map_err(|err| malformed(err.to_string()))?;
-        Config::parse(&config)?;
-        let layer = layer.commit()?.descriptor(layer_type(examined.compression));
-        let config = work.ingest(&config[..], None)?.descriptor(MediaType::ImageConfig);
-        let manifest = ImageManifestBuilder::default()
-            .schema_version(2_u32)
-            .media_type(MediaType::ImageManifest)
-            .config(config)
-            .layers([layer])
-            .build()
-            .map_err(|err| malformed(err.to_string()))?;
-        work.set_image(name.as_ref(), &work.add_manifest(&manifest)?)
+        let (diff_id, compression) = (DiffId(examined.digest), examined.compression);
+        let layer = Layer { diff_id, blob: layer.commit()?, compression };
+        let mut draft = Draft::new(&Platform::host());
+        draft.step(Some(layer), &self.changes, "imported")?;
+        draft.store(&work, name.as_ref())
     }
 
     /// Stores the stream as it is. Another thread looks into it meanwhile.

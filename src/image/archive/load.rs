@@ -17,6 +17,7 @@ use crate::image::digest::Digest;
 use crate::image::image::Image;
 use crate::image::index;
 use crate::image::json::{self, malformed};
+use crate::image::layer::layer_type;
 use crate::image::lease::Work;
 use crate::image::manifest::{Blob, DocumentKind, Index, Links, Manifest};
 use crate::image::reference::Reference;
@@ -380,14 +381,5 @@ impl Finding<'_> {
             loaded.references.dedup();
         }
         Ok(loaded)
-    }
-}
-
-/// The media type of a layer.
-pub(super) fn layer_type(compression: Compression) -> MediaType {
-    match compression {
-        Compression::None => MediaType::ImageLayer,
-        Compression::Gzip => MediaType::ImageLayerGzip,
-        Compression::Zstd => MediaType::ImageLayerZstd,
     }
 }

@@ -333,6 +333,7 @@ impl<W: Write> Walk<'_, W> {
         let header = Header::new(EntryType::Regular, &self.path, &attributes);
         match sparse::regions(&file, size).context(|| "read the file")? {
             None => {
+                file.rewind().context(|| "read the file")?;
                 let content = Exact { left: size, file: &mut file };
                 self.writer.write(header.size(size), content)?;
             }

@@ -1,0 +1,256 @@
+//! Root filesystems of images: layers unpacked once and shared by all that are made of them.
+//!
+//! An unpacked layer is a copy of what its blob holds, and can be made again. So it is not written to the disk at once:
+//! after a restart of the machine, a layer that was unpacked before and not synced since is not trusted.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::unistd::syncfs;
+use serde_json::json;
+
+use super::digest::{ChainId, DiffId, Digest, Hasher};
+use super::files;
+use super::image::Image;
+use super::json::{self, malformed};
+use super::lease::Work;
+use super::manifest::Blob;
+use super::store::Store;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::layers::{Compression, LayerStore, Owner, Stack, Staging, Unpack};
+
+/// What is known of an unpacked layer, beside its tree.
+const RECORD: &str = "layer.json";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const MAX_RECORD: u64 = 64 << 10;
+
+impl Owner for Work {}
+
+impl Store {
+    /// The unpacked layers, each under the hexadecimal digits of its [`ChainId`].
+    ///
+    /// # Errors
+    ///
+    /// As [`LayerStore::open`].
+    pub fn layers(&self) -> Result<LayerStore> {
+        LayerStore::open(self.path().join("layers"))
+    }
+
+    /// Writes the unpacked layers to the disk, so that they need not be unpacked anew after a restart of the machine.
+    /// Everything else is there already.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file system.
+    pub fn sync_layers(&self) -> Result<()> {
+        let attempt = || "write the unpacked layers to the disk";
+        let layers = self.layers().context(attempt)?;
+        let boot = boot_id().context(attempt)?;
+        let keys = layers.keys().context(attempt)?;
+        let fresh: Vec<_> = keys
+            .into_iter()
+            .map(|key| layers.path(&key).join(RECORD))
+            .filter_map(|path| Some((Record::read(&path)?, path)))
+            .filter(|(record, _)| record.made_in.as_ref() == Some(&boot))
+            .collect();
+        let directory = File::open(self.path().join("layers")).context(attempt)?;
+        syncfs(&directory).context(attempt)?;
+        let work = self.work().context(attempt)?;
+        for (record, path) in fresh {
+            let durable = Record { made_in: None, ..record };
+            match files::replace(&path, &work.scratch_path(), &durable.to_json()) {
+                // It has been collected meanwhile.
+                Err(err) if err.kind() == ErrorKind::NotFound => {}
+                done => done.context(attempt)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Image {
+    /// Begins a root filesystem of the image's layers, which are unpacked if they are not yet.
+    ///
+    /// What it is made of stays in the store as long as the root filesystem or a process on it, even if the image is
+    /// removed.
+    ///
+    /// ```no_run
+    /// use coracle::image::Store;
+    /// use coracle::namespaces::Command;
+    ///
+    /// # fn main() -> coracle::Result<()> {
+    /// let image = Store::open("images/")?.image("debian:12")?;
+    /// let rootfs = image.rootfs()?.ephemeral()?;
+    /// Command::new("/bin/sh").rootfs(&rootfs).status()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if part of the image is gone; `Malformed` if a layer is damaged, and others as of
+    /// [`Unpack::run`]; `ResourceExhausted` if the disk is full.
+    pub fn rootfs(&self) -> Result<Stack> {
+        self.try_rootfs()
+            .context(|| format!("make a root filesystem of the image {}", self.id().short()))
+    }
+
+    fn try_rootfs(&self) -> Result<Stack> {
+        let work = self.store().work()?;
+        work.hold(self)?;
+        let layers = self.store().layers()?;
+        let keys = self.unpack(&work, &layers)?;
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        Ok(layers.stack(&keys)?.owned_by(Arc::new(work)))
+    }
+
+    /// Unpacks what is not unpacked yet. Returns the keys of the layers, the lowest first.
+    pub(super) fn unpack(&self, work: &Work, layers: &LayerStore) -> Result<Vec<String>> {
+        let chains = self.chain_ids();
+        let keys: Vec<_> = chains.iter().map(|chain| chain.0.hex()).collect();
+        let boot = boot_id()?;
+        let blobs = self.manifest().layers();
+        for (at, (diff_id, chain)) in self.diff_ids().iter().zip(&chains).enumerate() {
+            let (parents, key) = (&keys[..at], &keys[at]);
+            if is_trusted(layers, key, &boot)? {
+                continue;
+            }
+            work.hold_chain(*chain)?;
+            let parents: Vec<_> = parents.iter().map(String::as_str).collect();
+            let blob = blobs.get(at).ok_or_else(|| malformed("it lacks a layer"))?;
+            let media_type = self.manifest().spec().layers()[at].media_type().to_string();
+            let attempt = || format!("unpack the layer {}", blob.digest);
+            let staging = layers.prepare(&parents).context(attempt)?;
+            unpack_layer(self.store(), blob, &media_type, *diff_id, &staging).context(attempt)?;
+            let record = Record {
+                diff_id: *diff_id,
+                parent: at.checked_sub(1).and_then(|below| chains.get(below)).copied(),
+                made_in: Some(boot.clone()),
+            };
+            let path = staging.directory().join(RECORD);
+            std::fs::write(path, record.to_json()).map_err(files::no_space).context(attempt)?;
+            staging.commit(key).context(attempt)?;
+        }
+        Ok(keys)
+    }
+}
+
+/// Whether the layer is there and whole. One that may not be is removed.
+fn is_trusted(layers: &LayerStore, key: &str, boot: &str) -> Result<bool> {
+    if !layers.contains(key) {
+        return Ok(false);
+    }
+    match Record::read(&layers.path(key).join(RECORD)) {
+        Some(Record { made_in: None, .. }) => Ok(true),
+        Some(Record { made_in: Some(made_in), .. }) if made_in == boot => Ok(true),
+        _ => layers.remove(key).map(|_| false),
+    }
+}
+
+fn unpack_layer(
+    store: &Store,
+    blob: &Blob,
+    media_type: &str,
+    diff_id: DiffId,
+    staging: &Staging,
+) -> Result<()> {
+    let Some(compression) = Compression::of_media_type(media_type) else {
+        return Err(Error::unsupported(format!("unpack a layer of the type {media_type}")));
+    };
+    let decoder =
+        compression.decoder(store.blob(&blob.digest)?).context(|| "begin to decompress")?;
+    let mut hashed = Hashed { from: decoder, hasher: Hasher::default() };
+    let tree = File::open(staging.tree()).context(|| "open the new layer")?;
+    let lower = match staging.lower()? {
+        Some(lower) => {
+            Some(lower.as_fd().try_clone_to_owned().context(|| "keep the lower layers")?)
+        }
+        None => None,
+    };
+    let mut unpack = Unpack::new().overlay(staging.keeps_differences());
+    if let Some(lower) = &lower {
+        unpack = unpack.lower(lower);
+    }
+    unpack.run(&mut hashed, &tree)?;
+    let found = hashed.hasher.finish();
+    if found != diff_id.0 {
+        return Err(malformed(format!("its content has the digest {found}, not {diff_id}")));
+    }
+    Ok(())
+}
+
+/// Takes the digest of all that is read.
+struct Hashed<R> {
+    from: R,
+    hasher: Hasher,
+}
+
+impl<R: std::io::Read> std::io::Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.from.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        Ok(read)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Record {
+    diff_id: DiffId,
+    parent: Option<ChainId>,
+    /// The boot of the machine that it was unpacked in, unless it has been synced.
+    made_in: Option<String>,
+}
+
+impl Record {
+    /// `None` for what cannot be believed.
+    fn read(path: &Path) -> Option<Self> {
+        let object = json::object(&files::read(path, MAX_RECORD).ok()?).ok()?;
+        let digest = |field: &str| object.get(field)?.as_str()?.parse::<Digest>().ok();
+        Some(Self {
+            diff_id: DiffId(digest("diffId")?),
+            parent: digest("parent").map(ChainId),
+            made_in: match object.get("madeIn")? {
+                serde_json::Value::Null => None,
+                boot => Some(boot.as_str()?.to_owned()),
+            },
+        })
+    }
+
+    fn to_json(&self) -> Vec<u8> {
+        let parent = self.parent.map(|chain| chain.0.to_string());
+        json!({"diffId": self.diff_id.0.to_string(), "parent": parent, "madeIn": self.made_in})
+            .to_string()
+            .into_bytes()
+    }
+}
+
+fn boot_id() -> Result<String> {
+    let id = files::read(Path::new(BOOT_ID), MAX_RECORD)?;
+    Ok(String::from_utf8_lossy(&id).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_as_it_was_written_and_nothing_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(RECORD);
+        for made_in in [None, Some("boot".to_owned())] {
+            let record = Record {
+                diff_id: DiffId(Digest::of("layer")),
+                parent: Some(ChainId(Digest::of("below"))),
+                made_in,
+            };
+            std::fs::write(&path, record.to_json()).unwrap();
+            assert_eq!(Record::read(&path), Some(record));
+        }
+        for other in ["", "{}", r#"{"diffId":"sha256:x","madeIn":null}"#] {
+            std::fs::write(&path, other).unwrap();
+            assert_eq!(Record::read(&path), None);
+        }
+    }
+}

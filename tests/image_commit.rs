@@ -1,0 +1,232 @@
+//! Images that are made of root filesystems, and root filesystems that are made of images.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+use coracle::ErrorKind;
+use coracle::image::{Image, Store};
+use coracle::layers::{Compression, Rootfs};
+use coracle::namespaces::Command;
+
+use common::stack::{inside, root};
+use common::{Sandbox, require, setup};
+
+/// A tree with busybox as its shell.
+fn base(dir: &Sandbox) -> Rootfs {
+    for name in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
+        dir.dir(Path::new("base").join(name));
+    }
+    let busybox = dir.join("base/bin/busybox");
+    fs::copy(common::program("busybox").unwrap(), &busybox).unwrap();
+    fs::set_permissions(&busybox, fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("busybox", dir.join("base/bin/sh")).unwrap();
+    dir.file("base/etc/old", "old");
+    dir.file("base/etc/kept", "kept");
+    Rootfs::stack([dir.join("base")]).writable(dir.join("base-scratch")).unwrap()
+}
+
+fn base_image(store: &Store, dir: &Sandbox) -> Image {
+    store.commit(&base(dir), "base").message("the base").cmd(["/bin/sh"]).run().unwrap()
+}
+
+fn sh(rootfs: &Rootfs, script: &str) -> String {
+    let out = Command::new("/bin/sh").args(["-ec", script]).rootfs(rootfs).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
+    assert!(out.status.success(), "{}: {}", out.status, text(out.stderr));
+    text(out.stdout)
+}
+
+#[test]
+fn what_a_process_changed_is_an_image_that_runs() {
+    require!(common::stacks());
+    require!(common::containers());
+    require!(common::program("busybox"));
+    let dir = setup("commit-run");
+    let store = Store::open(dir.join("images")).unwrap();
+    let base = base_image(&store, &dir);
+    let rootfs = base.rootfs().unwrap().writable(dir.join("scratch")).unwrap();
+    sh(
+        &rootfs,
+        "echo new > /etc/new; busybox rm /etc/old; busybox mkdir -p /srv/deep; echo x > /srv/deep/x",
+    );
+    let image = store
+        .commit(&rootfs, "app:1")
+        .parent(&base)
+        .message("add app")
+        .author("me")
+        .created_by("sh -c ...")
+        .entrypoint(["/bin/sh", "-c"])
+        .env("MODE", "test")
+        .run()
+        .unwrap();
+    drop(rootfs);
+    assert_eq!(image.references()[0].familiar(), "app:1");
+    assert_eq!(image.diff_ids().len(), 2);
+    assert!(image.diff_ids().starts_with(base.diff_ids()));
+    let config = &image.config().raw()["config"];
+    assert_eq!(config["Entrypoint"], serde_json::json!(["/bin/sh", "-c"]));
+    assert!(config.get("Cmd").is_none(), "that of the base was for another entrypoint");
+    let history = image.history().unwrap();
+    assert_eq!((history[0].comment.as_str(), history[0].author.as_str()), ("add app", "me"));
+    assert_eq!(history[1].comment, "the base");
+
+    let rootfs = image.rootfs().unwrap().read_only().unwrap();
+    assert_eq!(
+        sh(&rootfs, "cat /etc/new /etc/kept /srv/deep/x; echo /etc/*"),
+        "new\nkeptx\n/etc/kept /etc/new"
+    );
+    let mode = |rootfs: &Rootfs| fs::metadata(root(rootfs)).unwrap().mode() & 0o7777;
+    assert_eq!(mode(&rootfs), mode(&base.rootfs().unwrap().read_only().unwrap()));
+    assert!(store.verify().unwrap().is_sound());
+}
+
+#[test]
+fn the_same_files_give_the_same_image() {
+    require!(common::stacks());
+    require!(common::program("busybox"));
+    let dir = setup("commit-same");
+    let store = Store::open(dir.join("images")).unwrap();
+    let base = base_image(&store, &dir);
+    let at = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let make = |scratch: &str, compression| {
+        let rootfs = base.rootfs().unwrap().writable(dir.join(scratch)).unwrap();
+        inside(&rootfs, |root| {
+            for n in 0..50 {
+                fs::write(root.join(format!("file{n}")), format!("{n}")).unwrap();
+            }
+        });
+        store
+            .commit(&rootfs, "same")
+            .parent(&base)
+            .timestamp(at)
+            .compression(compression)
+            .run()
+            .unwrap()
+    };
+    for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+        let (one, two) = (make("a", compression), make("b", compression));
+        assert_eq!((one.id(), one.digest()), (two.id(), two.digest()), "{compression:?}");
+        assert_eq!(one.created(), Some(at));
+        fs::remove_dir_all(dir.join("a/upper")).unwrap();
+        let shown = one.rootfs().unwrap().read_only().unwrap();
+        assert_eq!(fs::metadata(root(&shown).join("file7")).unwrap().mtime(), 1_000_000_000);
+    }
+}
+
+#[test]
+fn nothing_changed_is_no_layer() {
+    require!(common::stacks());
+    require!(common::program("busybox"));
+    let dir = setup("commit-nothing");
+    let store = Store::open(dir.join("images")).unwrap();
+    let base = base_image(&store, &dir);
+    let rootfs = base.rootfs().unwrap().writable(dir.join("scratch")).unwrap();
+    let image = store.commit(&rootfs, "labelled").parent(&base).label("a", "b").run().unwrap();
+    assert_eq!(image.diff_ids(), base.diff_ids());
+    assert_eq!(image.history().unwrap()[0].layer, None);
+    assert_eq!(image.config().label("a"), Some("b"));
+}
+
+#[test]
+fn layers_are_unpacked_once_and_live_as_long_as_what_stands_on_them() {
+    require!(common::stacks());
+    require!(common::program("busybox"));
+    let dir = setup("commit-shared");
+    let store = Store::open(dir.join("images")).unwrap();
+    let base = base_image(&store, &dir);
+    let rootfs = base.rootfs().unwrap().read_only().unwrap();
+    let inode = |rootfs: &Rootfs| fs::metadata(root(rootfs).join("etc/kept")).unwrap().ino();
+    let again = base.rootfs().unwrap().read_only().unwrap();
+    assert_eq!(inode(&rootfs), inode(&again));
+    drop(again);
+
+    store.remove("base").unwrap();
+    assert_eq!(store.collect_garbage().unwrap().layers, 0);
+    assert_eq!(fs::read_to_string(root(&rootfs).join("etc/kept")).unwrap(), "kept");
+    drop(rootfs);
+    let collected = store.collect_garbage().unwrap();
+    assert_eq!(collected.layers, 1);
+    assert!(store.layers().unwrap().keys().unwrap().is_empty());
+    assert_eq!(base.rootfs().unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn layers_of_another_boot_are_unpacked_anew_unless_they_were_synced() {
+    require!(common::stacks());
+    require!(common::program("busybox"));
+    let dir = setup("commit-boot");
+    let store = Store::open(dir.join("images")).unwrap();
+    let base = base_image(&store, &dir);
+    drop(base.rootfs().unwrap());
+    let layers = store.layers().unwrap();
+    let key = layers.keys().unwrap().remove(0);
+    let record = layers.path(&key).join("layer.json");
+    let inode = || fs::metadata(layers.path(&key).join("tree/etc/kept")).unwrap().ino();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let restart = || {
+        let text = fs::read_to_string(&record).unwrap();
+        fs::write(&record, text.replace(boot.trim(), "earlier")).unwrap();
+    };
+    let before = inode();
+    store.sync_layers().unwrap();
+    restart();
+    drop(base.rootfs().unwrap());
+    assert_eq!(inode(), before);
+
+    fs::write(&record, fs::read_to_string(&record).unwrap().replace("null", "\"earlier\""))
+        .unwrap();
+    // What a power failure may leave.
+    let victim = layers.path(&key).join("tree/etc/kept");
+    fs::remove_file(victim).unwrap();
+    let rootfs = base.rootfs().unwrap().read_only().unwrap();
+    assert_eq!(fs::read_to_string(root(&rootfs).join("etc/kept")).unwrap(), "kept");
+}
+
+#[test]
+fn a_bad_commit_leaves_the_store_as_it_was() {
+    require!(common::stacks());
+    require!(common::program("busybox"));
+    let dir = setup("commit-bad");
+    let store = Store::open(dir.join("images")).unwrap();
+    let base = base_image(&store, &dir);
+    let rootfs = base.rootfs().unwrap().writable(dir.join("scratch")).unwrap();
+    let before = store.usage().unwrap().total;
+    let commit = || store.commit(&rootfs, "bad").parent(&base);
+    for (commit, why) in [
+        (store.commit(&rootfs, "Bad Name").parent(&base), "Bad Name"),
+        (commit().env("A=B", "x"), "no name of a variable"),
+        (commit().cmd(["a\0b"]), "NUL"),
+    ] {
+        let err = commit.run().unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::InvalidInput, "{err:#}");
+        assert!(format!("{err:#}").contains(why), "{err:#}");
+    }
+    store.collect_garbage().unwrap();
+    assert_eq!(store.usage().unwrap().total, before);
+    assert!(store.image("bad").is_err());
+}
+
+#[test]
+fn a_damaged_layer_is_named_and_nothing_of_it_is_used() {
+    require!(common::stacks());
+    require!(common::program("busybox"));
+    let dir = setup("commit-damaged");
+    let store = Store::open(dir.join("images")).unwrap();
+    let base = base_image(&store, &dir);
+    let blob = base.manifest().layers()[0];
+    let path = store.path().join("blobs/sha256").join(blob.digest.hex());
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let err = base.rootfs().unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Malformed, "{err:#}");
+    assert!(format!("{err:#}").contains(&blob.digest.to_string()), "{err:#}");
+    assert!(store.layers().unwrap().keys().unwrap().is_empty());
+}
