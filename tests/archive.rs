@@ -466,7 +466,7 @@ fn capabilities_and_lists_are_kept() {
     )]);
     tar.file("named", "");
     let err = refused(target.unpack(&tar.end()), ErrorKind::Unsupported, &["named", "www-data"]);
-    assert!(err.hint().unwrap().contains("--numeric-owner"));
+    assert!(err.hint().unwrap().contains("--no-acls"));
 }
 
 #[test]
@@ -506,7 +506,7 @@ fn an_ordinary_user_gives_files_to_users_of_the_namespace() {
         EntryType::Directory,
         |header| {
             header.set_mode(0o2700);
-            header.set_uid(33)
+            header.set_uid(33);
         },
         b"",
     );
@@ -515,7 +515,7 @@ fn an_ordinary_user_gives_files_to_users_of_the_namespace() {
         EntryType::Regular,
         |header| {
             header.set_mode(0o4755);
-            header.set_uid(7)
+            header.set_uid(7);
         },
         b"",
     );
@@ -679,11 +679,9 @@ fn bombs_go_off_at_the_limit() {
         refused(run(limits, &tar.end()), ErrorKind::ResourceExhausted, &["65536"]);
         let mut tar = Tar::new();
         for _ in 0..1000 {
-            tar.raw("x", kind, b"10 path=xy\n".get(..10).unwrap());
+            tar.raw("x", kind, b"9 path=x\n");
         }
-        if run(limits, &tar.file("y", "").end()).is_ok() {
-            panic!("a thousand headers of {kind:?} for one entry");
-        }
+        refused(run(limits, &tar.file("y", "").end()), ErrorKind::ResourceExhausted, &["65536"]);
     }
     // Global records add up.
     let record = format!("{} comment={}\n", 60_000, "x".repeat(60_000 - 15));

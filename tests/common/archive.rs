@@ -109,7 +109,7 @@ impl Tar {
             kind,
             &|header| {
                 header.as_gnu_mut().expect("it is GNU's").linkname[..short.len()]
-                    .copy_from_slice(short)
+                    .copy_from_slice(short);
             },
             b"",
         )
