@@ -36,6 +36,11 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// The same with this exit status, unless it has one that says more.
+    pub fn exiting_with_at_least(self, status: u8) -> Self {
+        Self { status: self.status.max(status), ..self }
+    }
+
     /// The user knows already.
     pub fn told() -> Self {
         Self::new("")

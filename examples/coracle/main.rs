@@ -5,6 +5,8 @@
 //! `--help`, of every command too, tells the rest.
 
 mod archives;
+mod changes;
+mod containers;
 mod failure;
 mod filter;
 mod format;
@@ -18,6 +20,7 @@ mod output;
 mod progress;
 mod prune;
 mod root;
+mod run;
 mod template;
 mod tree;
 mod usage;
@@ -53,6 +56,7 @@ Examples:
   coracle history app:1                         how an image came about
   coracle inspect -f '{{json .Config}}' app:1   what it runs
   coracle tag app:1 app:stable
+  coracle run --rm app:1                        run it, and forget what it writes
   coracle rmi app:1
   coracle system df                             what takes the space
   coracle prune                                 make room
@@ -62,11 +66,15 @@ Exit status:
   0     all went well
   1     something failed: a line on stderr tells what, often with a hint
   64    the template of inspect makes no sense
-  125   an option makes no sense
+  125   an option makes no sense, or a command could not be run
   141   whoever read the output went away";
 
 #[derive(Subcommand)]
 enum Command {
+    Run(run::Args),
+    Diff(containers::DiffArgs),
+    Commit(containers::CommitArgs),
+    Rm(containers::RemoveArgs),
     Images(images::Args),
     History(history::Args),
     Inspect(inspect::Args),
@@ -109,6 +117,10 @@ enum SystemCommand {
 impl Command {
     fn run(self, root: &Root, out: &mut Output) -> Result<()> {
         match self {
+            Self::Run(args) => args.run(root),
+            Self::Diff(args) => args.run(root, out),
+            Self::Commit(args) => args.run(root, out),
+            Self::Rm(args) => args.run(root, out),
             Self::Images(args) | Self::Image(ImageCommand::Ls(args)) => args.run(root, out),
             Self::History(args) | Self::Image(ImageCommand::History(args)) => args.run(root, out),
             Self::Inspect(args) | Self::Image(ImageCommand::Inspect(args)) => args.run(root, out),
