@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
-use nix::unistd::geteuid;
+use nix::unistd::{geteuid, linkat};
 
 use super::directory::HANDLE;
 use super::overlay::join;
@@ -57,6 +57,27 @@ impl Access<'_> {
         worker.set_owner(dir.as_fd(), 0, 0);
         worker.set_mode(dir.as_fd(), usable);
         worker.run().map(drop).context(|| "take over the directory")
+    }
+
+    /// Gives a file another name. With fs.protected_hardlinks (see proc_sys_fs(5)) a file of others cannot have one;
+    /// within the namespace it is none of others.
+    pub(super) fn link(
+        self,
+        dir: &OwnedFd,
+        name: &OsStr,
+        new_dir: &OwnedFd,
+        new_name: &OsStr,
+    ) -> nix::Result<()> {
+        match (linkat(dir, name, new_dir, new_name, AtFlags::empty()), self.0) {
+            (Err(Errno::EPERM | Errno::EACCES), Some(namespace)) => {
+                let text = |name: &OsStr| CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL);
+                let mut worker = Worker::new();
+                join(&mut worker, namespace).map_err(|_| Errno::EPERM)?;
+                worker.link(dir.as_fd(), text(name)?, new_dir.as_fd(), text(new_name)?);
+                worker.run().map(drop).map_err(|err| Errno::from_raw(err.errno))
+            }
+            (linked, _) => linked,
+        }
     }
 
     pub(super) fn stat(self, dir: &OwnedFd, name: &OsStr) -> nix::Result<FileStat> {

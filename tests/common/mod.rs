@@ -4,6 +4,8 @@
 //! Nothing here uses `coracle` itself, so that a fault there cannot hide in the measure of it.
 #![allow(dead_code, unused_imports, unused_macros, reason = "every suite uses another part")]
 
+#[cfg(feature = "layers")]
+pub mod archive;
 pub mod attack;
 pub mod audit;
 mod btrfs;

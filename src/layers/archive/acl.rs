@@ -75,7 +75,7 @@ fn parse_entry(entry: &str) -> Result<(u16, u32, u16)> {
             return Err(Error::unsupported(format!(
                 "its access control list names {who}, without an id"
             ))
-            .with_hint("archive it with ids instead of names: `tar --numeric-owner`"));
+            .with_hint("GNU tar writes names where its own machine has them: `tar --no-acls` leaves the lists out"));
         }
     };
     Ok((tag, id, bits))

@@ -5,13 +5,14 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{Mode, futimens};
+use nix::sys::stat::{FileStat, Mode, futimens};
 
 use super::attributes::{Attributes, explain_owner, explain_xattr, is_list};
 use super::pax::Time;
 use super::reader::is_foreign;
 use super::tree::Tree;
 use crate::error::{Context, Result};
+use crate::layers::access::Access;
 use crate::layers::overlay::join;
 use crate::namespaces::UserNamespace;
 use crate::sys::worker::Worker;
@@ -39,6 +40,25 @@ impl Setter<'_> {
         matches!(self, Self::Namespace(_))
             && (owner.is_some()
                 || attributes.xattrs.iter().any(|(name, _)| privileged(name.to_bytes())))
+    }
+}
+
+impl<'a> Setter<'a> {
+    /// Whether the caller may make and remove files in a directory.
+    pub(super) fn may_write(&self, stat: &FileStat, own: (u32, u32)) -> bool {
+        const ALL: u32 = 0o700;
+        match self {
+            Self::Caller => true,
+            Self::Namespace(_) => stat.st_uid == own.0 && stat.st_mode & ALL == ALL,
+        }
+    }
+
+    /// The rights to use other users' files.
+    pub(super) fn access(&self) -> Access<'a> {
+        match *self {
+            Self::Caller => Access(None),
+            Self::Namespace(namespace) => Access(Some(namespace)),
+        }
     }
 }
 

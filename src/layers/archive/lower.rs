@@ -70,26 +70,7 @@ impl<'a> Lower<'a> {
 
     /// The attributes of what was found, with ids as the container has them.
     pub(super) fn attributes(&self, found: &Found, owners: &Owners) -> Result<Attributes> {
-        let mut xattrs = Vec::new();
-        for name in xattr::list(found.file.as_fd()).context(|| "list attributes")? {
-            let bytes = name.to_bytes();
-            if is_foreign(bytes) {
-                continue;
-            }
-            if let Some(value) = self.access.attribute(&found.file, &[&name])? {
-                xattrs.push((name, value));
-            }
-        }
-        let (uid, gid) = owners.inside(found.stat.st_uid, found.stat.st_gid);
-        let mut attributes = Attributes {
-            uid,
-            gid,
-            mode: found.stat.st_mode & 0o7777,
-            mtime: mtime(&found.stat),
-            xattrs,
-        };
-        owners.translate_back(&mut attributes)?;
-        Ok(attributes)
+        attributes(&found.file, &found.stat, self.access, owners)
     }
 
     /// A file's content.
@@ -121,4 +102,34 @@ impl<'a> Lower<'a> {
 pub(super) fn mtime(stat: &FileStat) -> Time {
     let nanoseconds = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
     Time { seconds: stat.st_mtime, nanoseconds }
+}
+
+/// All that an archive would hold of a file, with ids as the container has them.
+pub(super) fn attributes(
+    file: &OwnedFd,
+    stat: &FileStat,
+    access: Access<'_>,
+    owners: &Owners,
+) -> Result<Attributes> {
+    let mut xattrs = Vec::new();
+    for name in xattr::list(file.as_fd()).context(|| "list its attributes")? {
+        if is_kept(name.to_bytes())
+            && let Some(value) = access.attribute(file, &[&name])?
+        {
+            xattrs.push((name, value));
+        }
+    }
+    let (uid, gid) = owners.inside(stat.st_uid, stat.st_gid);
+    let mode = stat.st_mode & 0o7777;
+    let mut attributes = Attributes { uid, gid, mode, mtime: mtime(stat), xattrs };
+    owners.translate_back(&mut attributes)?;
+    Ok(attributes)
+}
+
+/// Labels and hashes of the host's are none of the container's.
+fn is_kept(name: &[u8]) -> bool {
+    let known = name.starts_with(b"user.")
+        || name.starts_with(b"system.posix_acl_")
+        || name == b"security.capability";
+    known && !is_foreign(name)
 }

@@ -1,7 +1,7 @@
 //! Directories become archives.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,9 +14,8 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, major, minor};
 use tar::EntryType;
 
 use super::attributes::{Attributes, Owners};
-use super::lower::mtime;
+use super::lower::{attributes, mtime};
 use super::pax::Time;
-use super::reader::is_foreign;
 use super::selection::Selection;
 use super::sparse;
 use super::whiteout::{OPAQUE, PREFIX};
@@ -27,7 +26,6 @@ use crate::layers::access::Access;
 use crate::layers::cursor::{Cursor, file_type, is_directory};
 use crate::layers::overlay::Ids;
 use crate::namespaces::UserNamespace;
-use crate::sys::xattr;
 
 /// Makes a tar stream of a directory: of what a container has changed, as a layer, or of all that is there.
 ///
@@ -233,7 +231,7 @@ impl<W: Write> Walk<'_, W> {
         };
         self.writer.write(Header::new(EntryType::Directory, &path, &attributes), io::empty())?;
         if matches!(self.part, Part::Layer) && self.cursor.is_opaque()? {
-            self.white_out(OPAQUE.to_vec(), attributes.mtime)?;
+            self.white_out(OPAQUE.to_vec())?;
         }
         self.frames.push(match &self.part {
             Part::Changed(selection) => selection.names(&self.path),
@@ -247,14 +245,12 @@ impl<W: Write> Walk<'_, W> {
         if let Part::Changed(selection) = &self.part
             && selection.is_deleted(&self.path)
         {
-            // When, is not known.
-            return self.shorten_to_write(name, Time::default()).map(|()| false);
+            return self.white_out_here(name).map(|()| false);
         }
         // It may have gone meanwhile.
         let Some(stat) = self.cursor.stat(name)? else { return Ok(false) };
         if matches!(self.part, Part::Layer) && self.cursor.is_whiteout(name, &stat)? {
-            let time = self.clamp(mtime(&stat));
-            self.shorten_to_write(name, time)?;
+            self.white_out_here(name)?;
             return Ok(false);
         }
         if name.as_bytes().starts_with(PREFIX) {
@@ -296,23 +292,24 @@ impl<W: Write> Walk<'_, W> {
     }
 
     /// Writes a whiteout for the file that the path names.
-    fn shorten_to_write(&mut self, name: &OsStr, time: Time) -> Result<()> {
+    fn white_out_here(&mut self, name: &OsStr) -> Result<()> {
         let whole = self.path.clone();
         self.path.truncate(self.path.len() - name.len());
         if self.path.last() == Some(&b'/') {
             self.path.pop();
         }
-        self.white_out([PREFIX, name.as_bytes()].concat(), time)?;
+        self.white_out([PREFIX, name.as_bytes()].concat())?;
         self.path = whole;
         Ok(())
     }
 
-    /// Writes a file without content into the directory that the path names.
-    fn white_out(&mut self, name: Vec<u8>, mtime: Time) -> Result<()> {
+    /// Writes a whiteout into the directory that the path names. When something was deleted is not kept.
+    fn white_out(&mut self, name: Vec<u8>) -> Result<()> {
         let path = match self.path.as_slice() {
             [] => name,
             above => [above, b"/", &name].concat(),
         };
+        let mtime = Time::default();
         let attributes = Attributes { uid: 0, gid: 0, mode: 0, mtime, xattrs: Vec::new() };
         self.writer.write(Header::new(EntryType::Regular, &path, &attributes), io::empty())
     }
@@ -369,24 +366,8 @@ impl<W: Write> Walk<'_, W> {
     }
 
     fn attributes(&self, file: &OwnedFd, stat: &FileStat) -> Result<Attributes> {
-        let mut xattrs: Vec<(CString, Vec<u8>)> = Vec::new();
-        for name in xattr::list(file.as_fd()).context(|| "list its attributes")? {
-            let bytes = name.to_bytes();
-            // Labels and hashes of the host's are none of the container's.
-            let kept = bytes.starts_with(b"user.")
-                || bytes.starts_with(b"system.posix_acl_")
-                || bytes == b"security.capability";
-            if kept
-                && !is_foreign(bytes)
-                && let Some(value) = self.cursor.access.attribute(file, &[&name])?
-            {
-                xattrs.push((name, value));
-            }
-        }
-        let (uid, gid) = self.owners.inside(stat.st_uid, stat.st_gid);
-        let mtime = self.clamp(mtime(stat));
-        let mut attributes = Attributes { uid, gid, mode: stat.st_mode & 0o7777, mtime, xattrs };
-        self.owners.translate_back(&mut attributes)?;
+        let mut attributes = attributes(file, stat, self.cursor.access, &self.owners)?;
+        attributes.mtime = self.clamp(attributes.mtime);
         Ok(attributes)
     }
 

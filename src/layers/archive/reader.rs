@@ -148,12 +148,16 @@ impl<R: BufRead> Reader<R> {
         if self.left == 0 {
             return Ok(&[]);
         }
-        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX);
+        // What would pass the limit is not given out.
+        let room = self.limits.bytes.saturating_sub(self.bytes).min(self.left);
+        if room == 0 {
+            return Err(self.too_long());
+        }
         let data = fill(&mut self.source)?;
         if data.is_empty() {
             return Err(cut_short());
         }
-        Ok(&data[..data.len().min(wanted)])
+        Ok(&data[..data.len().min(usize::try_from(room).unwrap_or(usize::MAX))])
     }
 
     /// Goes on behind `len` bytes of what [`data`](Self::data) gave.
@@ -475,10 +479,14 @@ impl<R: BufRead> Reader<R> {
         if self.bytes <= self.limits.bytes {
             return Ok(());
         }
+        Err(self.too_long())
+    }
+
+    fn too_long(&self) -> Error {
         let most = self.limits.bytes;
         let err = format!("the archive is longer than {most} bytes");
-        Err(Error::new(ErrorKind::ResourceExhausted, err)
-            .with_hint("raise the limit on its bytes if it is to be trusted"))
+        Error::new(ErrorKind::ResourceExhausted, err)
+            .with_hint("raise the limit on its bytes if it is to be trusted")
     }
 
     fn too_much_header(&self) -> Error {

@@ -19,7 +19,7 @@ const SHORTEST: u64 = 1 << 20;
 
 /// The parts of a file that are more than zeros, offset and length, if it is worth to write these alone.
 ///
-/// It depends on the content, not on where the file system has holes: they make it faster.
+/// It moves the position in the file. It depends on the content, not on where the file system has holes: they make it faster.
 pub(super) fn regions(file: &File, size: u64) -> io::Result<Option<Regions>> {
     if size < SHORTEST {
         return Ok(None);

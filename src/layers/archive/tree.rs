@@ -4,20 +4,21 @@
 //! accord: links are read and followed here, and lead nowhere but into the directory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::ops::Bound;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, makedev, mkdirat, mknodat};
-use nix::unistd::{UnlinkatFlags, getegid, geteuid, linkat, symlinkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, getegid, geteuid, symlinkat, unlinkat};
 
 use super::attributes::{Attributes, Owners};
 use super::finish::{Metadata, Setter};
-use super::lower::{Lower, mtime};
+use super::lower::{Lower, attributes, mtime};
 use super::pax::Time;
 use super::reader::{Entry, Kind};
 use super::whiteout::{self, Whiteout};
@@ -130,9 +131,8 @@ impl<'a> Tree<'a> {
     /// What the top looks like if no entry says it: as in the lower layers.
     pub(super) fn begin(&mut self) -> Result<()> {
         if self.marks.is_none() {
-            let stat = fstat(&self.root.fd).context(|| "stat the directory")?;
-            self.metadata.insert(Vec::new(), Metadata::Times(mtime(&stat)));
-            return Ok(());
+            let root = self.root.clone();
+            return self.enter(&root);
         }
         let attributes = match &self.lower {
             Some(lower) => match lower.find(b"")? {
@@ -343,9 +343,8 @@ impl<'a> Tree<'a> {
             match openat(&here.fd, name, HANDLE, Mode::empty()) {
                 Ok(fd) => {
                     let dir = self.opened(here, name, fd)?;
-                    if self.marks.is_none() && !self.metadata.contains_key(&dir.path) {
-                        let stat = fstat(&dir.fd).context(attempt)?;
-                        self.metadata.insert(dir.path.clone(), Metadata::Times(mtime(&stat)));
+                    if self.marks.is_none() {
+                        self.enter(&dir).context(attempt)?;
                     }
                     return Ok(Step::Directory(dir));
                 }
@@ -375,6 +374,24 @@ impl<'a> Tree<'a> {
             self.make_directory(here, name, path, attributes, true)?;
         }
         Err(Errno::ENOENT).context(attempt)
+    }
+
+    /// Begins to make things in a directory that was there before. It becomes the caller's until the end, if it is
+    /// not.
+    fn enter(&mut self, dir: &Dir) -> Result<()> {
+        let stat = fstat(&dir.fd).context(|| "stat the directory")?;
+        let writable = self.setter.may_write(&stat, self.own);
+        if !self.metadata.contains_key(&dir.path) {
+            let metadata = if writable {
+                Metadata::Times(mtime(&stat))
+            } else {
+                let access = self.setter.access();
+                let attributes = attributes(&dir.fd, &stat, access, &self.owners)?;
+                Metadata::Directory { attributes, clean: false, implicit: true }
+            };
+            self.metadata.insert(dir.path.clone(), metadata);
+        }
+        self.setter.access().take_over(&dir.fd)
     }
 
     /// Whether the lower layers' file at a path is not to be seen.
@@ -529,8 +546,10 @@ impl<'a> Tree<'a> {
             Some(_) => {}
             None => self.copy_up(&from, last, &source)?.then_some(()).ok_or_else(missing)?,
         }
+        let access = self.setter.access();
         self.placing(parent, name, &path, || {
-            linkat(&from.fd, *last, &parent.fd, name, AtFlags::empty())
+            let (last, name) = (OsStr::from_bytes(last), OsStr::from_bytes(name));
+            access.link(&from.fd, last, &parent.fd, name)
         })
         .context(attempt)?;
         // The first name may yet be taken by another file.
@@ -644,8 +663,11 @@ impl<'a> Tree<'a> {
             let flags = (HANDLE - OFlag::O_PATH) | OFlag::O_RDONLY;
             names(openat(dir, ".", flags, Mode::empty()).context(|| "open a directory")?)
         };
+        let access = self.setter.access();
         let descend = |dir: &OwnedFd, name: &[u8]| {
-            openat(dir, name, HANDLE, Mode::empty()).context(|| "open a directory")
+            let fd = openat(dir, name, HANDLE, Mode::empty()).context(|| "open a directory")?;
+            access.take_over(&fd)?;
+            Ok::<_, Error>(fd)
         };
         let mut here = descend(&parent.fd, name)?;
         let mut frames = vec![(name.to_vec(), path.to_vec(), list(&here)?)];

@@ -16,7 +16,6 @@ use super::lower::Lower;
 use super::reader::{Entry, Reader};
 use super::tree::{Made, Tree};
 use crate::error::{Context, Error, Result};
-use crate::layers::access::Access;
 use crate::namespaces::UserNamespace;
 use crate::sys::user_namespace::{effective_capabilities, in_initial_user_namespace};
 
@@ -165,14 +164,12 @@ impl<'a> Unpack<'a> {
                 None => None,
             };
         let owners = Owners { map, squash: self.squash };
-        let (setter, access) = match namespace {
-            Some(namespace) if !privileged => {
-                (Setter::Namespace(namespace), Access(Some(namespace)))
-            }
-            _ => (Setter::Caller, Access(None)),
+        let setter = match namespace {
+            Some(namespace) if !privileged => Setter::Namespace(namespace),
+            _ => Setter::Caller,
         };
         let lower = match self.lower.filter(|_| self.overlay) {
-            Some(lower) => Some(Lower::new(reopen(lower)?, access)),
+            Some(lower) => Some(Lower::new(reopen(lower)?, setter.access())),
             None => None,
         };
         let marks = self.overlay.then(|| match privileged && in_initial_user_namespace() {

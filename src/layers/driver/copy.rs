@@ -1,15 +1,13 @@
 //! A copy of a tree: types, contents, owners, modes, times, extended attributes, and which names are one file.
 
 use std::collections::HashMap;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
+use nix::fcntl::{OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat, mknodat};
-use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 
 use super::attributes::{Attributes, Marks};
 use super::content::Contents;
@@ -18,8 +16,6 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::layers::access::Access;
 use crate::layers::cursor::{Cursor, file_type, is_directory};
 use crate::layers::directory::Identity;
-use crate::layers::overlay::join;
-use crate::sys::worker::Worker;
 
 /// Copies the entries of trees.
 ///
@@ -191,20 +187,7 @@ pub(super) fn link(
     new_dir: &OwnedFd,
     new_name: &OsStr,
 ) -> Result<()> {
-    let attempt = || "link it";
-    match (linkat(dir, name, new_dir, new_name, AtFlags::empty()), access.0) {
-        // With fs.protected_hardlinks, for files of others. Within the namespace they are not.
-        (Err(Errno::EPERM | Errno::EACCES), Some(namespace)) => {
-            let c_string = |name: &OsStr| {
-                CString::new(name.as_bytes()).map_err(|_| Error::invalid("a name with a NUL"))
-            };
-            let mut worker = Worker::new();
-            join(&mut worker, namespace)?;
-            worker.link(dir.as_fd(), c_string(name)?, new_dir.as_fd(), c_string(new_name)?);
-            worker.run().map(drop).context(attempt)
-        }
-        (linked, _) => linked.context(attempt),
-    }
+    access.link(dir, name, new_dir, new_name).context(|| "link it")
 }
 
 fn same(file: &OwnedFd, stat: &FileStat) -> Result<()> {
