@@ -63,12 +63,17 @@ pub struct Args {
 }
 
 const HELP: &str = "\
-Exit status: the command's; 128 and the number of the signal that ended it; 125 if it could not be started,
-126 if it is no program, 127 if it was not found.
+Exit status:
+  that of the command, or 128 and the number of the signal that ended it
+  125   it could not be started
+  126   it is no program
+  127   it was not found
 
 Examples:
   coracle run --rm debian:12 cat /etc/debian_version
-  coracle run --name work debian:12 sh -c 'date > /stamp' && coracle diff work && coracle commit work app:1";
+  coracle run --name work debian:12 sh -c 'date > /stamp'
+  coracle diff work
+  coracle commit work app:1";
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const NO_PROGRAM: u8 = 126;
