@@ -7,22 +7,31 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command as Program;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use coracle::ErrorKind;
-use coracle::layers::{Driver, LayerStore, Rootfs, Staging};
-use coracle::namespaces::{Command, Stdio};
+use coracle::layers::{Driver, LayerStore, Pack, Rootfs, Staging, Unpack};
+use coracle::namespaces::{Command, Stdio, UserNamespace};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::geteuid;
 
 use common::stack::{inside, root};
-use common::{require, setup};
+use common::{Sandbox, require, setup, setup_in_memory};
 
 /// Runs `body` with every driver, and for root once more with every driver on a btrfs of its own.
 fn each(name: &str, body: impl Fn(&LayerStore, &Path)) {
+    each_in(setup, name, body);
+}
+
+/// [`each`], for root's first run and others' only in a directory made by `make`.
+fn each_in(make: fn(&str) -> Sandbox, name: &str, body: impl Fn(&LayerStore, &Path)) {
     let run = |driver: Driver, dir: &Path| {
         let dir = dir.join(driver.as_str());
         fs::create_dir(&dir).unwrap();
@@ -43,7 +52,7 @@ fn each(name: &str, body: impl Fn(&LayerStore, &Path)) {
     require!(common::containers());
     require!(common::program("getfattr"));
     require!(common::program("busybox"));
-    let dir = setup(name);
+    let dir = make(name);
     run(Driver::Overlay, &dir);
     run(Driver::Vfs, &dir);
     if geteuid().is_root() {
@@ -230,7 +239,7 @@ fn settle(dir: &Path) {
 
 #[test]
 fn layers_show_the_same_tree_with_every_driver() {
-    let seen: std::sync::Mutex<Vec<BTreeMap<PathBuf, String>>> = Default::default();
+    let seen: Mutex<Vec<BTreeMap<PathBuf, String>>> = Mutex::default();
     each("drivers-tree", |store, _| {
         layer(store, &[], "one", furnish);
         layer(store, &["one"], "two", amend);
@@ -324,7 +333,7 @@ fn what_a_process_changes_is_listed_and_becomes_a_layer() {
         "C /root",
         "C /tree",
     ];
-    let seen: std::sync::Mutex<Vec<BTreeMap<PathBuf, String>>> = Default::default();
+    let seen: Mutex<Vec<BTreeMap<PathBuf, String>>> = Mutex::default();
     each("drivers-changes", |store, dir| {
         layer(store, &[], "one", furnish);
         layer(store, &["one"], "two", |staging| {
@@ -392,9 +401,9 @@ fn what_a_process_changes_is_listed_and_becomes_a_layer() {
         }
     });
     let seen = seen.into_inner().unwrap();
-    for other in &seen[1..] {
-        for path in seen[0].keys().chain(other.keys()) {
-            assert_eq!(seen[0].get(path), other.get(path), "{}", path.display());
+    for pair in seen.windows(2) {
+        for path in pair[0].keys().chain(pair[1].keys()) {
+            assert_eq!(pair[0].get(path), pair[1].get(path), "{}", path.display());
         }
     }
 }
@@ -630,4 +639,278 @@ fn root_filesystems_are_read_only_or_temporary_or_taken() {
         assert_eq!(err.kind(), ErrorKind::NotFound);
         assert_eq!(fs::read_to_string(store.path("base").join("tree/a")).unwrap(), "a");
     });
+}
+
+/// What a hostile image or container may hold: links out of the tree, many names of a file, and directories deeper
+/// than a path is long.
+fn fill_with_traps(tree: &Path, outside: &Path, depth: usize) {
+    for (name, target) in
+        [("out", outside), ("root", Path::new("/")), ("up", Path::new("../../../.."))]
+    {
+        symlink(target, tree.join(name)).unwrap();
+    }
+    fs::create_dir(tree.join("names")).unwrap();
+    fs::write(tree.join("names/0"), "x").unwrap();
+    for i in 1..2000 {
+        fs::hard_link(tree.join("names/0"), tree.join(format!("names/{i}"))).unwrap();
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut dir = nix::fcntl::open(tree, flags, Mode::empty()).unwrap();
+    for _ in 0..depth {
+        mkdirat(&dir, "deeper", Mode::S_IRWXU).unwrap();
+        dir = openat(&dir, "deeper", flags, Mode::empty()).unwrap();
+    }
+    nix::unistd::symlinkat(outside, &dir, "out").unwrap();
+    let create = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC;
+    drop(openat(&dir, "bottom", create, Mode::S_IRUSR).unwrap());
+}
+
+/// The names in the lowest directory, and how many there are above it.
+fn bottom(tree: &Path) -> (usize, Vec<String>) {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut dir = nix::fcntl::open(tree, flags, Mode::empty()).unwrap();
+    let mut depth = 0;
+    while let Ok(next) = openat(&dir, "deeper", flags, Mode::empty()) {
+        (dir, depth) = (next, depth + 1);
+    }
+    let mut names: Vec<_> = nix::dir::Dir::from_fd(dir)
+        .unwrap()
+        .iter()
+        .map(|entry| entry.unwrap().file_name().to_str().unwrap().to_owned())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    names.sort();
+    (depth, names)
+}
+
+#[test]
+fn hostile_trees_are_copied_merged_measured_and_removed_and_nothing_outside_is_touched() {
+    const DEPTH: usize = 10_000;
+    // A disk takes a millisecond to remove a directory.
+    each_in(setup_in_memory, "drivers-hostile", |store, dir| {
+        let outside = dir.join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("file"), "outside").unwrap();
+        layer(store, &[], "traps", |staging| fill_with_traps(&staging.tree(), &outside, DEPTH));
+        let count = if store.driver() == Driver::Overlay { 17 } else { 4 };
+        // Enough for a merge of overlay's, on top of which names that are links become directories.
+        let keys: Vec<_> =
+            (0..count).map(|i| if i == 0 { "traps".into() } else { format!("l{i}") }).collect();
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        for i in 1..keys.len() {
+            layer(store, &keys[..i], keys[i], |staging| {
+                if i == 2 {
+                    if !staging.keeps_differences() {
+                        fs::remove_file(staging.tree().join("out")).unwrap();
+                    }
+                    file(staging, "out/file", "inside");
+                    delete(staging, "root");
+                }
+            });
+        }
+        let rootfs = store.stack(&keys).unwrap().writable(dir.join("scratch")).unwrap();
+        let seen = root(&rootfs);
+        assert_eq!(bottom(&seen), (DEPTH, vec!["bottom".into(), "out".into()]));
+        assert_eq!(fs::read_to_string(seen.join("out/file")).unwrap(), "inside");
+        assert!(fs::symlink_metadata(seen.join("root")).is_err());
+        let inode = |i: usize| fs::metadata(seen.join(format!("names/{i}"))).unwrap().ino();
+        assert_eq!(inode(0), inode(1999));
+        inside(&rootfs, |root| {
+            fs::create_dir(root.join("mine")).unwrap();
+            fill_with_traps(&root.join("mine"), &outside, 2000);
+        });
+        let listed = changes(&rootfs);
+        assert_eq!(listed.len(), 1 + 3 + 1 + 2000 + 2000 + 2, "{:?}", &listed[..5]);
+        let captured = store.capture(&rootfs, &keys).unwrap();
+        assert!(captured.commit("captured").unwrap());
+        drop(rootfs);
+        assert_eq!(bottom(&store.path("captured").join("tree/mine")).0, 2000);
+        let usage = store.usage("traps", None).unwrap();
+        assert_eq!(usage.inodes, u64::try_from(1 + 3 + 1 + 1 + DEPTH + 2).unwrap());
+        assert!(store.remove_writable(dir.join("scratch")).unwrap());
+        for key in keys.into_iter().chain(["captured"]) {
+            assert!(store.remove(key).unwrap());
+        }
+        assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "outside");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+    });
+}
+
+/// Ids that are not the caller's own, in directories that he may not enter.
+#[test]
+fn what_belongs_to_other_ids_of_a_container_is_kept_and_removed() {
+    require!(common::subordinate_ids());
+    each("drivers-ids", |store, dir| {
+        layer(store, &[], "base", |staging| {
+            programs(staging);
+            for name in ["chmod", "chown", "ln", "mkdir"] {
+                symlink("busybox", staging.tree().join("bin").join(name)).unwrap();
+            }
+        });
+        let rootfs = store.stack(&["base"]).unwrap().writable(dir.join("scratch")).unwrap();
+        sh(
+            &rootfs,
+            "mkdir -p secret/inner; echo x > secret/inner/x; ln secret/inner/x secret/y
+             chown -R 12:13 secret; chmod 600 secret/inner/x; chmod 000 secret/inner; chmod 700 secret",
+        );
+        let expected = ["A /secret", "A /secret/inner", "A /secret/inner/x", "A /secret/y"];
+        assert_eq!(changes(&rootfs), expected);
+        assert!(store.capture(&rootfs, &["base"]).unwrap().commit("secret").unwrap());
+        drop(rootfs);
+        assert!(store.remove_writable(dir.join("scratch")).unwrap());
+        let rootfs = store.stack(&["base", "secret"]).unwrap().writable(dir.join("other")).unwrap();
+        sh(
+            &rootfs,
+            "set -- $(busybox stat -c '%a %u:%g' secret secret/inner secret/inner/x secret/y)
+             [ \"$*\" = '700 12:13 0 12:13 600 12:13 600 12:13' ] && [ secret/y -ef secret/inner/x ] || { echo \"$*\" >&2; exit 1; }",
+        );
+        drop(rootfs);
+        assert!(store.remove_writable(dir.join("other")).unwrap());
+        assert!(store.usage("secret", None).unwrap().inodes >= 4);
+    });
+}
+
+#[test]
+fn an_archive_of_the_changes_makes_the_same_layer_with_every_driver() {
+    let archives: Mutex<Vec<Vec<u8>>> = Mutex::default();
+    each("drivers-archive", |store, dir| {
+        layer(store, &[], "one", |staging| {
+            for path in ["etc/gone", "etc/kept", "dir/sub/x", "linked", "was-file", "was-dir/x"] {
+                file(staging, path, path);
+            }
+            settle(&staging.tree());
+        });
+        let rootfs = store.stack(&["one"]).unwrap().writable(dir.join("scratch")).unwrap();
+        inside(&rootfs, |root| {
+            fs::remove_file(root.join("etc/gone")).unwrap();
+            fs::remove_dir_all(root.join("dir")).unwrap();
+            fs::create_dir_all(root.join("new/dir")).unwrap();
+            fs::write(root.join("new/dir/file"), "new").unwrap();
+            fs::hard_link(root.join("new/dir/file"), root.join("new/again")).unwrap();
+            fs::hard_link(root.join("linked"), root.join("linked-too")).unwrap();
+            fs::remove_file(root.join("was-file")).unwrap();
+            fs::create_dir(root.join("was-file")).unwrap();
+            fs::write(root.join("was-file/x"), "x").unwrap();
+            fs::remove_dir_all(root.join("was-dir")).unwrap();
+            symlink("nowhere", root.join("was-dir")).unwrap();
+        });
+        let mut archive = Vec::new();
+        Pack::new().changes(&rootfs, &mut archive).unwrap();
+        let staging = store.prepare(&["one"]).unwrap();
+        let lower = staging.lower().unwrap();
+        let lower = lower.as_ref().map(|lower| lower.as_fd().try_clone_to_owned().unwrap());
+        let namespace = UserNamespace::automatic().unwrap();
+        let mut unpack = Unpack::new().overlay(staging.keeps_differences());
+        if !geteuid().is_root() {
+            unpack = unpack.user_namespace(&namespace);
+        }
+        if let Some(lower) = &lower {
+            unpack = unpack.lower(lower);
+        }
+        unpack.run(archive.as_slice(), fs::File::open(staging.tree()).unwrap()).unwrap();
+        assert!(staging.commit("two").unwrap());
+        let two = describe(store, &["one", "two"]);
+        assert!(store.capture(&rootfs, &["one"]).unwrap().commit("three").unwrap());
+        assert_eq!(two, describe(store, &["one", "three"]));
+        assert!(two[Path::new("/linked-too")].contains("same as"), "{two:#?}");
+        drop(rootfs);
+        assert!(store.remove_writable(dir.join("scratch")).unwrap());
+        archives.lock().unwrap().push(archive);
+    });
+    assert!(archives.into_inner().unwrap().iter().all(|archive| archive.len() > 1000));
+}
+
+#[test]
+fn merged_layers_are_shared_and_made_anew_after_a_restart() {
+    require!(common::stacks());
+    let dir = setup("drivers-merged");
+    let store = LayerStore::open_with(dir.join("layers"), Driver::Overlay).unwrap();
+    let keys: Vec<_> = (0..32).map(|i| format!("k{i}")).collect();
+    let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+    for (i, key) in keys.iter().enumerate() {
+        layer(&store, &keys[..i], key, |staging| drop(file(staging, &format!("f{i}"), key)));
+    }
+    let merged = || -> Vec<PathBuf> {
+        let below = keys.iter().flat_map(|key| fs::read_dir(store.path(key)).unwrap());
+        let paths = below.map(|entry| entry.unwrap().path());
+        paths
+            .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("merged-"))
+            .collect()
+    };
+    let count = |keys: &[&str]| fs::read_dir(root(&view(&store, keys))).unwrap().count();
+    assert_eq!(count(&keys[..16]), 16);
+    assert_eq!(merged(), Vec::<PathBuf>::new());
+    // Many at once make it once, and further images go on from there.
+    thread::scope(|scope| {
+        (0..8).for_each(|_| drop(scope.spawn(|| assert_eq!(count(&keys[..17]), 17))));
+    });
+    let first = merged();
+    assert_eq!(first.len(), 1);
+    assert!(first[0].starts_with(store.path("k15")), "{first:?}");
+    assert_eq!(
+        fs::metadata(first[0].join("f3")).unwrap().ino(),
+        fs::metadata(store.path("k3").join("tree/f3")).unwrap().ino()
+    );
+    let inode = || fs::metadata(&merged()[0]).unwrap().ino();
+    let before = inode();
+    assert_eq!((count(&keys[..20]), count(&keys[..24]), count(&keys)), (20, 24, 32));
+    assert_eq!((merged().len(), inode()), (2, before));
+    // Of another boot it may be incomplete.
+    for merged in merged() {
+        fs::rename(&merged, merged.with_file_name("merged-of-another-boot")).unwrap();
+    }
+    assert_eq!(count(&keys), 32);
+    assert_eq!(merged().len(), 3);
+    assert_eq!(store.collect().unwrap(), 2);
+    assert_eq!(merged().len(), 1);
+    assert_eq!(leftovers(&store), [""; 0]);
+    // What is merged does not need what it was made of.
+    let deep = store.stack(&keys).unwrap();
+    store.remove("k3").unwrap();
+    let deep = if geteuid().is_root() { deep.host_ids() } else { deep };
+    assert_eq!(fs::read_to_string(root(&deep.read_only().unwrap()).join("f3")).unwrap(), "k3");
+}
+
+#[test]
+fn the_driver_is_chosen_by_what_can_be_done_or_named_and_refused_with_a_hint() {
+    require!(common::stacks());
+    let dir = setup("drivers-choice");
+    let store = LayerStore::open(dir.join("layers")).unwrap();
+    assert_eq!(store.driver(), Driver::Overlay);
+    assert_eq!(leftovers(&store), [""; 0]);
+    assert_eq!(store.keys().unwrap(), [""; 0]);
+    // What was used before is used again.
+    LayerStore::open_with(dir.join("other"), Driver::Vfs).unwrap();
+    assert_eq!(LayerStore::open(dir.join("other")).unwrap().driver(), Driver::Vfs);
+    let err = LayerStore::open_with(dir.join("third"), Driver::Btrfs).unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Unsupported, "{err:?}");
+    assert!(err.hint().unwrap().contains("btrfs"), "{err:?}");
+    assert!(!dir.join("third/btrfs").exists());
+    assert_eq!(LayerStore::open(dir.join("third")).unwrap().driver(), Driver::Overlay);
+    let err = LayerStore::open(dir.join("no/where")).unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::NotFound, "{err:?}");
+    let err = "zfs".parse::<Driver>().unwrap_err();
+    assert!(err.hint().unwrap().contains("overlay, btrfs and vfs"));
+}
+
+#[test]
+fn keys_that_would_leave_the_directory_are_refused() {
+    require!(common::stacks());
+    let dir = setup("drivers-keys");
+    let store = LayerStore::open_with(dir.join("layers"), Driver::Overlay).unwrap();
+    let long = "x".repeat(201);
+    for key in ["", ".", "..", "../x", "/etc", "a/b", ".new-1", "a\0b", "a\nb", &long] {
+        let errors = [
+            store.prepare(&[key]).unwrap_err(),
+            store.prepare(&[]).unwrap().commit(key).unwrap_err(),
+            store.stack(&[key]).unwrap_err(),
+            store.remove(key).unwrap_err(),
+            store.usage(key, None).unwrap_err(),
+        ];
+        for err in errors {
+            assert_eq!(err.kind(), ErrorKind::InvalidInput, "{key:?}: {err:?}");
+        }
+        assert!(!store.contains(key), "{key:?}");
+    }
+    assert_eq!(leftovers(&store), [""; 0]);
 }

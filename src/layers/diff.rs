@@ -9,6 +9,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use nix::fcntl::{OFlag, readlinkat};
@@ -49,8 +50,8 @@ struct Frame {
     lower: bool,
     /// Whether the lower layers' content does not shine through here.
     hidden: bool,
-    /// How many changes there were before this directory.
-    before: usize,
+    /// Of its path.
+    length: usize,
 }
 
 struct Walk<'a> {
@@ -61,6 +62,8 @@ struct Walk<'a> {
     lower: Cursor<'a>,
     path: PathBuf,
     frames: Vec<Frame>,
+    /// How many of the frames are in the list: the root, which never is, counts as one.
+    listed: usize,
     changes: Vec<Change>,
 }
 
@@ -73,6 +76,7 @@ impl<'a> Walk<'a> {
             lower: Cursor::new(lower, access),
             path: PathBuf::from("/"),
             frames: Vec::new(),
+            listed: 1,
             changes: Vec::new(),
         }
     }
@@ -104,9 +108,8 @@ impl<'a> Walk<'a> {
         if lower && hidden {
             names.append(&mut self.lower.names()?);
         }
-        // The directory's own entry, if it has one, is the last.
-        let before = self.changes.len().saturating_sub(1);
-        self.frames.push(Frame { names, lower, hidden, before });
+        let length = self.path.as_os_str().len();
+        self.frames.push(Frame { names, lower, hidden, length });
         Ok(())
     }
 
@@ -133,14 +136,31 @@ impl<'a> Walk<'a> {
         {
             return Ok(false);
         }
-        self.changes.push(Change::new(kind, self.path.clone()));
         let directory = |stat: &Option<FileStat>| stat.as_ref().is_some_and(is_directory);
-        if !directory(&new) || !self.upper.descend(name)? {
-            return Ok(false);
+        let descended = directory(&new) && self.upper.descend(name)?;
+        let lower = descended && directory(&old) && self.lower.descend(name)?;
+        if !lower {
+            self.list(kind);
         }
-        let lower = directory(&old) && self.lower.descend(name)?;
-        self.enter(lower, hidden)?;
-        Ok(true)
+        if descended {
+            self.enter(lower, hidden)?;
+            if !lower {
+                self.listed = self.frames.len();
+            }
+        }
+        Ok(descended)
+    }
+
+    /// Adds the current path to the list, after the directories above it, which that changes. To list them ahead
+    /// would take a path of memory for each, of any length, though nothing has changed.
+    fn list(&mut self, kind: ChangeKind) {
+        let path = self.path.as_os_str().as_bytes();
+        for frame in self.frames.iter().skip(self.listed) {
+            let above = OsStr::from_bytes(path.get(..frame.length).unwrap_or(path));
+            self.changes.push(Change::new(ChangeKind::Modified, above.into()));
+        }
+        self.listed = self.frames.len();
+        self.changes.push(Change::new(kind, self.path.clone()));
     }
 
     /// Ends a directory. One that only had to be copied for what happened below it, and then did not, or
@@ -150,9 +170,10 @@ impl<'a> Walk<'a> {
         if self.frames.is_empty() {
             return Ok(());
         }
-        let lone = self.changes.len() == frame.before + 1;
-        if frame.lower && lone && self.is_unchanged()? {
-            self.changes.pop();
+        if self.listed > self.frames.len() {
+            self.listed = self.frames.len();
+        } else if !self.is_unchanged()? {
+            self.list(ChangeKind::Modified);
         }
         if frame.lower {
             self.lower.ascend()?;

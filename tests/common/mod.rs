@@ -21,7 +21,7 @@ pub use machine::{
     not_root, overlay, program, root, stacks, stacks_in_memory, subordinate_ids, system_calls,
     user_namespaces,
 };
-pub use sandbox::{Sandbox, setup};
+pub use sandbox::{Sandbox, setup, setup_in_memory};
 
 use std::path::PathBuf;
 

@@ -17,9 +17,18 @@ pub struct Sandbox(PathBuf);
 
 /// Makes the scratch directory of the test `name`.
 pub fn setup(name: &str) -> Sandbox {
+    setup_in(name, &std::env::temp_dir())
+}
+
+/// [`setup`], in memory, where a disk would take too long.
+pub fn setup_in_memory(name: &str) -> Sandbox {
+    setup_in(name, Path::new("/dev/shm"))
+}
+
+fn setup_in(name: &str, place: &Path) -> Sandbox {
     let dir = tempfile::Builder::new()
         .prefix(&format!("coracle-{name}-"))
-        .tempdir()
+        .tempdir_in(place)
         .expect("make a scratch directory")
         .keep();
     // tempfile makes it 0700; the ids of a user namespace must be able to pass.
