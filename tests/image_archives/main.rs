@@ -6,7 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-#[allow(dead_code, reason = "what engines need")]
+mod engines;
 mod fixture;
 mod hostile;
 mod imports;

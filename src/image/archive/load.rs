@@ -26,6 +26,7 @@ use crate::layers::Compression;
 
 /// Holds the whole name, where `org.opencontainers.image.ref.name` may be a tag alone.
 pub(super) const CONTAINERD_NAME: &str = "io.containerd.image.name";
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The list of images in an archive of Docker's.
 pub(super) const DOCKER_LIST: &str = "manifest.json";
 pub(super) const OCI_INDEX: &str = "index.json";
@@ -169,11 +170,7 @@ impl Finding<'_> {
         let index = index::Index::parse(&self.bundle.document(OCI_INDEX)?)?;
         let mut images = Images::new();
         for entry in index.entries {
-            let annotations = entry.descriptor.annotations().as_ref();
-            let name = match annotations.and_then(|all| all.get(CONTAINERD_NAME)) {
-                Some(name) => Some(name.parse::<Reference>()?),
-                None => entry.reference,
-            };
+            let name = name_of(&entry.descriptor, entry.reference)?;
             if let Some(digest) = name.as_ref().and_then(Reference::digest)
                 && digest != entry.blob.digest
             {
@@ -381,5 +378,18 @@ impl Finding<'_> {
             loaded.references.dedup();
         }
         Ok(loaded)
+    }
+}
+
+/// The name that an index gives an image. Containerd's annotation spells out what OCI's may shorten to a tag; where
+/// the two disagree it was left behind by a tool that knows only OCI's.
+fn name_of(descriptor: &Descriptor, own: Option<Reference>) -> Result<Option<Reference>> {
+    let annotations = descriptor.annotations().as_ref();
+    let get = |name| annotations.and_then(|all| all.get(name)).map(String::as_str);
+    let Some(long) = get(CONTAINERD_NAME) else { return Ok(own) };
+    let long: Reference = long.parse()?;
+    match get(REF_NAME) {
+        Some(short) if own.as_ref() != Some(&long) && long.tag() != Some(short) => Ok(own),
+        _ => Ok(Some(long)),
     }
 }

@@ -11,7 +11,7 @@ use tar::{EntryType, Header};
 
 use super::bundle::blob_name;
 use super::content::{CHUNK, Content, check_diff_id, fill};
-use super::load::{CONTAINERD_NAME, DOCKER_LIST, OCI_INDEX, OCI_LAYOUT};
+use super::load::{CONTAINERD_NAME, DOCKER_LIST, OCI_INDEX, OCI_LAYOUT, REF_NAME};
 use crate::error::{Context, Error, Result};
 use crate::image::digest::{Digest, Hasher};
 use crate::image::image::Image;
@@ -21,7 +21,6 @@ use crate::image::reference::Reference;
 use crate::image::store::Store;
 use crate::layers::Compression;
 
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const BLOCK: u64 = 512;
 
 impl Store {
