@@ -223,6 +223,7 @@ fn docker_takes_what_we_save_and_gives_back_the_same() {
     loads_the_same(&dir, &saved, &["app:1", "host:5000/team/plain:2"], &app);
 
     // A flat file system, there and back.
+    let change = format!("CMD {}", serde_json::json!(["/bin/sh", "-c", LISTING]));
     let container = docker.run(&["create", "--network", "none", "app:1"]);
     let flat = dir.join("flat.tar");
     to_file(&mut docker.command(&["export", container.trim()]), &flat);
@@ -230,13 +231,16 @@ fn docker_takes_what_we_save_and_gives_back_the_same() {
     let changes = coracle::image::ConfigChanges::new().cmd(["/bin/sh", "-c", LISTING]);
     let import = coracle::image::Import::new(&store).name("flat:1").changes(changes);
     let imported = import.read(File::open(&flat).unwrap()).unwrap();
+    let exported = dir.join("exported.tar");
+    imported.export(File::create(&exported).unwrap()).unwrap();
+    docker.run(&["import", "--change", &change, exported.to_str().unwrap(), "exported:1"]);
+    assert_eq!(docker.run(&["run", "--rm", "--network", "none", "exported:1"]), LISTED);
     save_to(&store, &["flat:1"], &archive);
     docker.load(&archive);
     let id = docker.run(&["image", "inspect", "--format", "{{.Id}}", "flat:1"]);
     assert_eq!(id.trim(), imported.id().to_string());
     assert_eq!(docker.run(&["run", "--rm", "--network", "none", "flat:1"]), LISTED);
 
-    let change = format!("CMD {}", serde_json::json!(["/bin/sh", "-c", LISTING]));
     docker.run(&["import", "--change", &change, flat.to_str().unwrap(), "theirs:1"]);
     to_file(&mut docker.command(&["save", "theirs:1"]), &saved);
     let loaded = store.load(File::open(&saved).unwrap()).unwrap();

@@ -8,8 +8,8 @@ use coracle::layers::ArchiveLimits;
 use coracle::layers::Compression::{Gzip, None as Plain, Zstd};
 use tar::EntryType;
 
-use crate::common::setup;
-use crate::fixture::{Entry, compress, inventory, name, open, sound, tar};
+use crate::common::{self, require, setup};
+use crate::fixture::{Entry, add, compress, inventory, name, open, sound, tar};
 
 fn rootfs() -> Vec<u8> {
     tar(&[Entry::directory("./"), Entry::file("./etc/passwd", vec![b'x'; 300_000])])
@@ -99,4 +99,49 @@ fn what_is_no_root_file_system_leaves_nothing() {
     assert_eq!(err.kind(), ErrorKind::ResourceExhausted, "{err:#}");
     assert_eq!(store.import("App", &good[..]).unwrap_err().kind(), ErrorKind::InvalidInput);
     assert!(store.images().unwrap().is_empty());
+}
+
+#[test]
+fn an_exported_image_has_the_files_of_all_layers_and_none_that_were_deleted() {
+    require!(common::stacks());
+    let dir = setup("imports-export");
+    let store = open(&dir, "store");
+    let lower = tar(&[
+        Entry::directory("etc/"),
+        Entry::file("etc/gone", "gone"),
+        Entry::file("etc/kept", "kept").mode(0o4755).mtime(1_234_567_890),
+        Entry::link("etc/same", EntryType::Link, "etc/kept").mode(0o4755).mtime(1_234_567_890),
+    ]);
+    let upper = tar(&[Entry::file("etc/.wh.gone", ""), Entry::file("new", "new")]);
+    let image = add(&store, "app", &[(lower, Gzip), (upper, Zstd)], &[]);
+    let export = || {
+        let mut flat = Vec::new();
+        image.export(&mut flat).unwrap();
+        flat
+    };
+    let flat = export();
+    assert_eq!(flat, export(), "the same image gives the same bytes");
+    let mut archive = tar::Archive::new(&flat[..]);
+    let entries = archive.entries().unwrap().map(Result::unwrap);
+    let found: Vec<_> = entries
+        .map(|entry| {
+            let header = entry.header();
+            let path = entry.path().unwrap().display().to_string();
+            (path, header.mode().unwrap() & 0o7777, header.mtime().unwrap(), header.entry_type())
+        })
+        .filter(|(path, ..)| path.contains("etc/") || path.contains("new"))
+        .collect();
+    let file = |path: &str, mode, mtime, kind| (path.to_owned(), mode, mtime, kind);
+    let expected = [
+        file("etc/", 0o755, 1_000_000_000, EntryType::Directory),
+        file("etc/kept", 0o4755, 1_234_567_890, EntryType::Regular),
+        file("etc/same", 0o4755, 1_234_567_890, EntryType::Link),
+        file("new", 0o644, 1_000_000_000, EntryType::Regular),
+    ];
+    assert_eq!(found, expected);
+    // And as an image again.
+    let again = store.import("flat", &flat[..]).unwrap();
+    let mut twice = Vec::new();
+    again.export(&mut twice).unwrap();
+    assert_eq!(twice, flat);
 }

@@ -3,6 +3,7 @@
 mod bundle;
 mod content;
 mod entries;
+mod export;
 mod import;
 mod load;
 mod save;
