@@ -39,7 +39,7 @@ look_for_packages() {
 
 # Compiles the tests; prints "test|example, name, file" of every one. The unit tests are called "unit".
 cargo_executables() {
-    cargo test --no-run --lib --tests --examples --message-format=json |
+    { cargo test --no-run --lib --tests --message-format=json && cargo build --examples --message-format=json; } |
         sed -n '/"reason":"compiler-artifact"/{
             s/.*"target":{"kind":\["\([a-z]*\)"\].*"name":"\([^"]*\)","src_path".*"test":\(true\|false\)}.*"executable":"\([^"]*\)".*/\3\t\1\t\2\t\4/p
         }' |

@@ -253,16 +253,22 @@ fn docker_takes_what_we_save_and_gives_back_the_same() {
 /// podman and buildah with a storage of the test's own.
 struct Containers<'a> {
     dir: &'a Sandbox,
+    /// podman takes no path of more than 50 bytes here, and a sandbox may have a longer one.
+    state: tempfile::TempDir,
 }
 
-impl Containers<'_> {
+impl<'a> Containers<'a> {
+    fn new(dir: &'a Sandbox) -> Self {
+        Self { dir, state: tempfile::Builder::new().prefix("cp").tempdir_in("/tmp").unwrap() }
+    }
+
     fn command(&self, program: &str, args: &[&str]) -> Command {
         let mut command = Command::new("unshare");
         // crun refuses a second hierarchy beside those of version 1.
         let script = r#"if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi; exec "$@""#;
         command.args(["--mount", "--propagation", "private", "sh", "-euc", script, "sh", program]);
         command.arg("--root").arg(self.dir.join("containers"));
-        command.arg("--runroot").arg(self.dir.join("containers-run"));
+        command.arg("--runroot").arg(self.state.path());
         command.args(["--storage-driver", "vfs"]).args(args).stdin(Stdio::null());
         command.env("TMPDIR", self.dir.path()).current_dir(self.dir.path());
         command
@@ -284,7 +290,7 @@ fn podman_takes_what_we_save_and_gives_back_the_same() {
     require!(busybox());
     require!(common::program("podman"));
     let dir = setup("archives-podman");
-    let podman = Containers { dir: &dir };
+    let podman = Containers::new(&dir);
     let store = open(&dir, "store");
     let app = image(&store, "app:1", [Gzip, Zstd]);
     store.tag("app:1", "host:5000/team/app:2").unwrap();
@@ -321,7 +327,7 @@ fn buildah_goes_on_from_what_we_save_and_we_from_what_it_makes() {
     require!(busybox());
     require!(common::program("buildah"));
     let dir = setup("archives-buildah");
-    let buildah = Containers { dir: &dir };
+    let buildah = Containers::new(&dir);
     let store = open(&dir, "store");
     let app = image(&store, "app:1", [Gzip, Gzip]);
     save_to(&store, &["app:1"], &dir.join("ours.tar"));

@@ -47,7 +47,7 @@ const EMPTY: &str = ".empty";
 /// use coracle::layers::LayerStore;
 /// use coracle::namespaces::Command;
 ///
-/// # fn main() -> coracle::Result<()> {
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let layers = LayerStore::open("layers/")?;
 /// let staging = layers.prepare(&[])?;
 /// std::fs::write(staging.tree().join("hello"), "world")?;
