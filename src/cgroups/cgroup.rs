@@ -549,7 +549,6 @@ impl Cgroup {
     /// # Errors
     /// `InvalidState` if it is frozen: the process would stand still, and with it the thread that waits for it to start.
     pub(crate) fn attach(&self) -> Result<Attach> {
-        let joining = || format!("prepare to join cgroup {}", self.name);
         if self.is_frozen() {
             return Err(Error::new(
                 ErrorKind::InvalidState,
@@ -557,6 +556,12 @@ impl Cgroup {
             )
             .with_hint("a process would not start in it: thaw it first (Cgroup::thaw)"));
         }
+        self.attach_new()
+    }
+
+    /// [`attach`](Self::attach), to a cgroup that nobody else knows yet.
+    pub(crate) fn attach_new(&self) -> Result<Attach> {
+        let joining = || format!("prepare to join cgroup {}", self.name);
         let into_cgroup = match &self.unified {
             Some(node) => Some(node.open_dir().context(joining)?),
             None => None,

@@ -258,14 +258,18 @@ fn write_map(holder: &Holder, map: &IdMap) -> Result<(OwnedFd, bool)> {
                 .map_err(|err| explain_helper(err, program))?;
         }
     }
-    let file = open_file(&format!("/proc/{pid}/ns/user"), false)
-        .context(|| "open the new namespace")
-        .map_err(|err| explain_write(err, map))?;
+    let namespace = match holder.namespace() {
+        Some(namespace) => namespace,
+        None => open_file(&format!("/proc/{pid}/ns/user"), false)
+            .context(|| "open the new namespace")
+            .map_err(|err| explain_write(err, map))?
+            .into(),
+    };
     // Denied just now, or in the caller's own namespace, which the initial one cannot.
     let denied = !(direct && in_initial_user_namespace())
         && fs::read_to_string(format!("/proc/{pid}/setgroups"))
             .is_ok_and(|text| text.trim() == "deny");
-    Ok((file.into(), denied))
+    Ok((namespace, denied))
 }
 
 /// The kernel takes these files in one write only.

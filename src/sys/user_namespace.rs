@@ -61,6 +61,17 @@ impl Holder {
         self.pid
     }
 
+    /// The namespace, if the kernel gives it by the pidfd (Linux 6.11): without way through `/proc`.
+    pub(crate) fn namespace(&self) -> Option<OwnedFd> {
+        /// `_IO(0xFF, 9)`, see ioctl_pidfd(2).
+        const PIDFD_GET_USER_NAMESPACE: usize = 0xff09;
+        let pidfd = self.pidfd.as_raw_fd();
+        // SAFETY: the request takes no argument.
+        let fd = unsafe { sys!(SYS_ioctl, pidfd, PIDFD_GET_USER_NAMESPACE, 0usize) }.ok()?;
+        // SAFETY: the kernel has just made this descriptor, close-on-exec, for the caller.
+        Some(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    }
+
     /// Ends the process without waiting for it; the drop does. On a busy machine most of the time goes
     /// into waiting until the process is scheduled once more, which other work can hide.
     pub(crate) fn kill(&mut self) {

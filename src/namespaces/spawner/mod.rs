@@ -226,7 +226,7 @@ impl<'a> Builder<'a> {
             (None, None, None) => None,
         };
         let Some((cgroup, owned)) = own else { return Ok(None) };
-        let attach = cgroup.attach()?;
+        let attach = if owned { cgroup.attach_new()? } else { cgroup.attach()? };
         self.copy |= attach.rebinds_memory;
         for tasks in attach.tasks {
             let tasks = self.fds.own(tasks);
