@@ -230,3 +230,109 @@ fn a_damaged_layer_is_named_and_nothing_of_it_is_used() {
     assert!(format!("{err:#}").contains(&blob.digest.to_string()), "{err:#}");
     assert!(store.layers().unwrap().keys().unwrap().is_empty());
 }
+
+#[test]
+fn a_root_filesystem_of_other_layers_is_no_change_of_the_parent() {
+    require!(common::stacks());
+    require!(common::program("busybox"));
+    let dir = setup("commit-parent");
+    let store = Store::open(dir.join("images")).unwrap();
+    let base = base_image(&store, &dir);
+    let rootfs = base.rootfs().unwrap().writable(dir.join("scratch")).unwrap();
+    inside(&rootfs, |root| fs::write(root.join("new"), "").unwrap());
+    let app = store.commit(&rootfs, "app").parent(&base).run().unwrap();
+    let upon_app = app.rootfs().unwrap().writable(dir.join("other")).unwrap();
+    let by_hand = Rootfs::stack([dir.join("base")]).read_only().unwrap();
+    let before = store.usage().unwrap().total;
+    for (rootfs, parent) in [(&rootfs, &app), (&upon_app, &base), (&by_hand, &base)] {
+        let err = store.commit(rootfs, "bad").parent(parent).run().unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::InvalidInput, "{err:#}");
+        assert!(format!("{err:#}").contains(&parent.id().short()), "{err:#}");
+        assert!(err.hint().is_some_and(|hint| hint.contains("`rootfs` of that image")), "{err:#}");
+    }
+    store.collect_garbage().unwrap();
+    assert_eq!(store.usage().unwrap().total, before);
+}
+
+#[test]
+fn the_root_directory_is_what_it_is_in_the_image_and_its_changes_arrive() {
+    require!(common::stacks());
+    require!(common::stacks_in_memory());
+    require!(common::program("busybox"));
+    let dir = setup("commit-root");
+    let store = Store::open(dir.join("images")).unwrap();
+    let tree = base(&dir);
+    let root_mode = |rootfs: &Rootfs| fs::metadata(root(rootfs)).unwrap().mode() & 0o7777;
+    let set_mode = |rootfs: &Rootfs, mode| {
+        inside(rootfs, |root| {
+            fs::set_permissions(root, fs::Permissions::from_mode(mode)).unwrap();
+        });
+    };
+    set_mode(&tree, 0o1711);
+    let base = store.commit(&tree, "base").run().unwrap();
+    for made in [
+        base.rootfs().unwrap().read_only(),
+        base.rootfs().unwrap().ephemeral(),
+        base.rootfs().unwrap().writable(dir.join("scratch")),
+    ] {
+        let rootfs = made.unwrap();
+        assert_eq!(root_mode(&rootfs), 0o1711);
+        assert_eq!(rootfs.changes().unwrap(), []);
+    }
+    let rootfs = base.rootfs().unwrap().writable(dir.join("scratch")).unwrap();
+    let list = |rootfs: &Rootfs| -> Vec<String> {
+        rootfs.changes().unwrap().iter().map(ToString::to_string).collect()
+    };
+    // A file made and removed leaves another time, which is no change.
+    inside(&rootfs, |root| {
+        fs::write(root.join("brief"), "").unwrap();
+        fs::remove_file(root.join("brief")).unwrap();
+    });
+    assert_eq!(list(&rootfs), [""; 0]);
+    set_mode(&rootfs, 0o700);
+    assert_eq!(list(&rootfs), ["C /"]);
+    let image = store.commit(&rootfs, "closed").parent(&base).run().unwrap();
+    assert_eq!(image.diff_ids().len(), base.diff_ids().len() + 1);
+    assert_eq!(root_mode(&image.rootfs().unwrap().read_only().unwrap()), 0o700);
+    assert_eq!(image.changes_since(&base).unwrap().len(), 1);
+    inside(&rootfs, |root| fs::write(root.join("new"), "").unwrap());
+    assert_eq!(list(&rootfs), ["C /", "A /new"]);
+    // The directory is there to go on with, as it was left.
+    drop(rootfs);
+    let rootfs = base.rootfs().unwrap().writable(dir.join("scratch")).unwrap();
+    assert_eq!(list(&rootfs), ["C /", "A /new"]);
+    drop(rootfs);
+    let rootfs = image.rootfs().unwrap().writable(dir.join("owned")).unwrap();
+    if common::subordinate_ids().is_ok() && common::containers().is_ok() {
+        sh(&rootfs, "busybox chmod 755 /; busybox chown 12:13 /");
+        assert_eq!(list(&rootfs), ["C /"]);
+        let image = store.commit(&rootfs, "owned").parent(&image).run().unwrap();
+        let rootfs = image.rootfs().unwrap().read_only().unwrap();
+        assert_eq!(sh(&rootfs, "busybox stat -c '%a %u:%g' /"), "755 12:13");
+        let rootfs = image.rootfs().unwrap().ephemeral().unwrap();
+        assert_eq!(sh(&rootfs, "busybox stat -c '%a %u:%g' /"), "755 12:13");
+        assert_eq!(list(&rootfs), [""; 0]);
+    }
+}
+
+#[test]
+fn whiteouts_in_the_lowest_layer_leave_no_marks() {
+    require!(common::stacks());
+    let dir = setup("commit-lowest");
+    let store = Store::open(dir.join("images")).unwrap();
+    let mut tar = common::archive::Tar::new();
+    tar.file(".wh.nothing", "").dir("a", 0o755).file("a/.wh..wh..opq", "").file("a/.wh.b", "");
+    tar.file("a/c", "c").file(".wh..wh..opq", "").file(".wh.a", "");
+    let image = coracle::image::Import::new(&store).read(&tar.end()[..]).unwrap();
+    let rootfs = image.rootfs().unwrap().read_only().unwrap();
+    assert_eq!(fs::read_to_string(root(&rootfs).join("a/c")).unwrap(), "c");
+    let layers = store.layers().unwrap();
+    let tree = layers.path(&layers.keys().unwrap()[0]).join("tree");
+    let names = |path: &str| -> Vec<_> {
+        let entries = fs::read_dir(tree.join(path)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    };
+    assert_eq!((names(""), names("a")), (vec!["a".into()], vec!["c".into()]));
+    let marks = common::archive::attributes(&tree.join("a"));
+    assert!(!marks.keys().any(|name| name.contains("overlay")), "{marks:?}");
+}

@@ -10,7 +10,7 @@ use super::lease::Work;
 use super::platform::Platform;
 use super::reference::Reference;
 use super::store::Store;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::layers::{Compression, Pack, Rootfs};
 
 /// An image about to be made of a root filesystem; made by [`Store::commit`].
@@ -32,12 +32,12 @@ impl Store {
     ///
     /// ```no_run
     /// use coracle::image::Store;
-    /// use coracle::layers::Rootfs;
     ///
     /// # fn main() -> coracle::Result<()> {
-    /// # let rootfs = Rootfs::stack(["base/"]).ephemeral()?;
     /// let store = Store::open("images/")?;
     /// let base = store.image("debian:12")?;
+    /// let rootfs = base.rootfs()?.writable("scratch/")?;
+    /// // ... something runs on it ...
     /// let image = store
     ///     .commit(&rootfs, "app:1")
     ///     .parent(&base)
@@ -61,7 +61,7 @@ impl Store {
 }
 
 impl Commit<'_> {
-    /// The image whose layers the root filesystem stands on.
+    /// The image whose layers the root filesystem stands on, which [`Image::rootfs`] has made of it.
     pub fn parent(mut self, parent: &Image) -> Self {
         self.parent = Some(parent.clone());
         self
@@ -136,7 +136,7 @@ impl Commit<'_> {
     ///
     /// # Errors
     ///
-    /// As [`Pack::changes`]; `InvalidInput` for a name that is none or a change that makes no sense, `NotFound` if the
+    /// As [`Pack::changes`]; `InvalidInput` for a parent whose layers the root filesystem does not stand on, a name that is none or a change that makes no sense, `NotFound` if the
     /// parent has been removed, `ResourceExhausted` if the disk is full. The store is as it was.
     pub fn run(self) -> Result<Image> {
         let attempt = || format!("commit {}", self.name.as_deref().unwrap_or("an image"));
@@ -148,6 +148,7 @@ impl Commit<'_> {
         let work = self.store.work()?;
         let mut draft = match &self.parent {
             Some(parent) => {
+                check_parent(self.rootfs, parent)?;
                 work.hold(parent)?;
                 Draft::on(parent)
             }
@@ -169,10 +170,23 @@ impl Commit<'_> {
             Some(_) => pack.changes(self.rootfs, &mut writer)?,
             None => pack.rootfs(self.rootfs, &mut writer)?,
         };
-        // One is the root directory.
-        if packed.entries <= 1 {
+        // One is the root directory, which may have changed itself.
+        if packed.entries <= 1 && self.rootfs.changes()?.is_empty() {
             return Ok(None);
         }
         writer.finish().map(Some)
     }
+}
+
+/// On other layers the same changes would make something else.
+fn check_parent(rootfs: &Rootfs, parent: &Image) -> Result<()> {
+    let keys = parent.chain_ids().into_iter().map(|chain| chain.0.hex());
+    if rootfs.layers().is_some_and(|layers| keys.eq(layers.iter().cloned())) {
+        return Ok(());
+    }
+    let id = parent.id().short();
+    Err(Error::invalid(format!("the root filesystem does not stand on the image {id}")).with_hint(
+        "a root filesystem that is to be committed upon an image is made by `rootfs` of that image; without a \
+         parent all that it shows becomes the new image",
+    ))
 }

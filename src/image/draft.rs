@@ -44,7 +44,25 @@ impl Draft {
         for stale in ["container", "container_config", "docker_version", "id", "parent"] {
             config.remove(stale);
         }
-        Self { config, layers: parent.manifest().spec().layers().iter().map(in_oci).collect() }
+        let layers = parent.manifest().spec().layers().iter().map(in_oci).collect();
+        let mut draft = Self { config, layers };
+        // Else the next step would be told of a layer that this leaves out.
+        let count = draft.layers.len();
+        let history = draft.list("history");
+        let told = history.iter().filter(|step| !is_empty_layer(step)).count();
+        history.extend((told..count).map(|_| json!({})));
+        draft
+    }
+
+    /// Forgets all but so many of the layers, and the steps of the history from the first of the others on.
+    pub(super) fn truncate(&mut self, layers: usize) {
+        self.layers.truncate(layers);
+        self.list("diff_ids").truncate(layers);
+        let history = self.list("history");
+        let mut told = (0..history.len()).filter(|&at| !is_empty_layer(&history[at]));
+        if let Some(first) = told.nth(layers) {
+            history.truncate(first);
+        }
     }
 
     /// Adds a layer, or none, with changes of the configuration and what the history tells of both.
@@ -93,6 +111,11 @@ impl Draft {
         let manifest = work.add_manifest(&manifest)?;
         work.set_image(name, &manifest)
     }
+}
+
+/// Whether a step of the history added no layer.
+fn is_empty_layer(step: &Value) -> bool {
+    step.get("empty_layer").and_then(Value::as_bool).unwrap_or(false)
 }
 
 fn as_list(value: &mut Value) -> &mut Vec<Value> {

@@ -19,7 +19,7 @@ use super::lease::Work;
 use super::manifest::Blob;
 use super::store::Store;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::layers::{Compression, LayerStore, Owner, Stack, Staging, Unpack};
+use crate::layers::{Change, Compression, LayerStore, Owner, Stack, Staging, Unpack};
 
 /// What is known of an unpacked layer, beside its tree.
 const RECORD: &str = "layer.json";
@@ -106,6 +106,43 @@ impl Image {
         Ok(layers.stack(&keys)?.owned_by(Arc::new(work)))
     }
 
+    /// What is different in the files of this image from those of `older`, as [`Rootfs::changes`] lists it: an
+    /// [`Added`](crate::layers::ChangeKind::Added) one is only in this image, a
+    /// [`Deleted`](crate::layers::ChangeKind::Deleted) one only in `older`. Files differ by type, content, mode, owner,
+    /// time of modification, extended attributes, link target or device number; directories by the same but time.
+    ///
+    /// Both images are unpacked if they are not yet. Of layers that both begin with, only what the others touch is looked
+    /// at; where the [`Driver`](crate::layers::Driver) keeps whole trees, and where no layer is shared, both are
+    /// read whole.
+    ///
+    /// [`Rootfs::changes`]: crate::layers::Rootfs::changes
+    ///
+    /// # Errors
+    ///
+    /// As [`rootfs`](Self::rootfs); `InvalidInput` for images of two stores.
+    pub fn changes_since(&self, older: &Self) -> Result<Vec<Change>> {
+        let attempt =
+            || format!("compare the images {} and {}", older.id().short(), self.id().short());
+        self.try_changes_since(older).context(attempt)
+    }
+
+    fn try_changes_since(&self, older: &Self) -> Result<Vec<Change>> {
+        let (store, other) = (self.store(), older.store());
+        if store.path() != other.path() {
+            let (one, two) = (store.path().display(), other.path().display());
+            return Err(Error::invalid(format!("one is in the store {one}, the other in {two}"))
+                .with_hint("save one of the images and load it into the other store"));
+        }
+        let work = store.work()?;
+        work.hold(self)?;
+        work.hold(older)?;
+        let layers = store.layers()?;
+        let (new, old) = (self.unpack(&work, &layers)?, older.unpack(&work, &layers)?);
+        let (new, old): (Vec<_>, Vec<_>) =
+            (new.iter().map(String::as_str).collect(), old.iter().map(String::as_str).collect());
+        layers.changes(&old, &new)
+    }
+
     /// Unpacks what is not unpacked yet. Returns the keys of the layers, the lowest first.
     pub(super) fn unpack(&self, work: &Work, layers: &LayerStore) -> Result<Vec<String>> {
         let chains = self.chain_ids();
@@ -170,8 +207,10 @@ fn unpack_layer(
         None => None,
     };
     let mut unpack = Unpack::new().overlay(staging.keeps_differences());
-    if let Some(lower) = &lower {
-        unpack = unpack.lower(lower);
+    match &lower {
+        Some(lower) => unpack = unpack.lower(lower),
+        // Or the driver keeps whole trees, in which no marks are left either.
+        None => unpack = unpack.lowest(true),
     }
     unpack.run(&mut hashed, &tree)?;
     let found = hashed.hasher.finish();

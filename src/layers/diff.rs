@@ -1,16 +1,16 @@
-//! The list of changes, read from the writable layer.
+//! Lists of changes: those that a writable layer makes, or the differences of two trees.
 //!
 //! See "whiteouts and opaque directories" in <https://docs.kernel.org/filesystems/overlayfs.html>. The layer
 //! may be the work of a hostile container: it is walked by descriptors, one component at a time, without
 //! following a link and with two directories open at any depth.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, readlinkat};
 use nix::sys::stat::{FileStat, SFlag, fstat};
@@ -19,7 +19,10 @@ use nix::sys::time::TimeSpec;
 use super::access::Access;
 use super::change::{Change, ChangeKind};
 use super::cursor::{Cursor, file_type, is_directory, is_whiteout_device};
-use crate::error::{Context, Error, Result};
+use super::directory::Identity;
+use super::overlay::has_owner;
+use super::touched::{Node, Touched};
+use crate::error::{Context, Result};
 use crate::sys::xattr;
 
 /// What became of the tree `old` since `new` was made a copy of it, in the same order. Both have plain owners.
@@ -32,14 +35,39 @@ pub(super) fn changes_of_copy(
     made: TimeSpec,
     access: Access<'_>,
 ) -> Result<Vec<Change>> {
-    Walk::new(new, old, access, Some(made)).run()
+    Walk::new(new, old, access, Mode::Copy(made)).run()
 }
 
 /// What `upper` changes about `lower`, parents before what is below them, names in byte order.
 ///
 /// `lower` is the other layers merged. Both must show the same owners.
 pub(super) fn changes(upper: OwnedFd, lower: OwnedFd, access: Access<'_>) -> Result<Vec<Change>> {
-    Walk::new(upper, lower, access, None).run()
+    Walk::new(upper, lower, access, Mode::Layer).run()
+}
+
+/// What the tree `new` has differently from `old`, in the same order, wherever they come from. Of files that are one in
+/// `new` and were not in `old` each counts as modified. Both must show the same owners.
+///
+/// With `times` a directory's time of modification counts, too. What is not `touched` is known to be the same.
+pub(super) fn differences(
+    new: OwnedFd,
+    old: OwnedFd,
+    times: bool,
+    touched: Option<&Touched>,
+    access: Access<'_>,
+) -> Result<Vec<Change>> {
+    Walk::new(new, old, access, Mode::Trees { times, touched }).run()
+}
+
+/// What `upper` and `lower` are to each other.
+#[derive(Clone, Copy, Debug)]
+enum Mode<'a> {
+    /// `upper` is a layer on `lower`.
+    Layer,
+    /// `upper` is a changed copy of `lower`, made at this time.
+    Copy(TimeSpec),
+    /// Two trees.
+    Trees { times: bool, touched: Option<&'a Touched> },
 }
 
 /// A directory on the way from the root to the position.
@@ -50,40 +78,58 @@ struct Frame {
     lower: bool,
     /// Whether the lower layers' content does not shine through here.
     hidden: bool,
+    /// What may differ below, if not all.
+    touched: Option<Node>,
     /// Of its path.
     length: usize,
 }
 
+/// The names that a file of several has, as far as they have been met.
+struct Names {
+    /// The file that was there under the first of them.
+    old: Option<Identity>,
+    /// Whether there was another one under another name.
+    torn: bool,
+    unchanged: Vec<PathBuf>,
+}
+
 struct Walk<'a> {
     access: Access<'a>,
-    /// If `upper` is no layer but a changed copy of `lower`: when it was made.
-    made: Option<TimeSpec>,
+    mode: Mode<'a>,
     upper: Cursor<'a>,
     lower: Cursor<'a>,
     path: PathBuf,
     frames: Vec<Frame>,
-    /// How many of the frames are in the list: the root, which never is, counts as one.
+    /// How many of the frames are in the list: the root, of which only its own attributes count, is one.
     listed: usize,
     changes: Vec<Change>,
+    /// Of two trees: the files of the new one that have several names.
+    links: HashMap<Identity, Names>,
 }
 
 impl<'a> Walk<'a> {
-    fn new(upper: OwnedFd, lower: OwnedFd, access: Access<'a>, made: Option<TimeSpec>) -> Self {
+    fn new(upper: OwnedFd, lower: OwnedFd, access: Access<'a>, mode: Mode<'a>) -> Self {
         Self {
             access,
-            made,
+            mode,
             upper: Cursor::new(upper, access),
             lower: Cursor::new(lower, access),
             path: PathBuf::from("/"),
             frames: Vec::new(),
             listed: 1,
             changes: Vec::new(),
+            links: HashMap::new(),
         }
     }
 
     fn run(mut self) -> Result<Vec<Change>> {
-        // In a copy nothing of the original shines through.
-        self.enter(true, self.made.is_some())?;
+        let (hidden, touched) = match self.mode {
+            Mode::Layer => (false, None),
+            // Nothing of the original shines through.
+            Mode::Copy(_) => (true, None),
+            Mode::Trees { touched, .. } => (true, touched.map(|_| Touched::TOP)),
+        };
+        self.enter(true, hidden, touched)?;
         while let Some(frame) = self.frames.last_mut() {
             match frame.names.pop_first() {
                 Some(name) => {
@@ -98,24 +144,34 @@ impl<'a> Walk<'a> {
                 None => self.leave()?,
             }
         }
+        self.list_torn();
         Ok(self.changes)
     }
 
     /// Starts on the directory that both cursors have been moved to.
-    fn enter(&mut self, lower: bool, hidden: bool) -> Result<()> {
+    fn enter(&mut self, lower: bool, hidden: bool, node: Option<Node>) -> Result<()> {
         let hidden = hidden || self.upper.is_opaque()?;
-        let mut names = self.upper.names()?;
-        if lower && hidden {
-            names.append(&mut self.lower.names()?);
-        }
+        let touched = node.filter(|_| lower);
+        let names = match (self.mode, touched) {
+            (Mode::Trees { touched: Some(all), .. }, Some(node)) => all.names(node),
+            _ => {
+                let mut names = self.upper.names()?;
+                if lower && hidden {
+                    names.append(&mut self.lower.names()?);
+                }
+                names
+            }
+        };
         let length = self.path.as_os_str().len();
-        self.frames.push(Frame { names, lower, hidden, length });
+        self.frames.push(Frame { names, lower, hidden, touched, length });
         Ok(())
     }
 
     /// Looks at an entry. Returns whether it is a directory, now the current one.
     fn visit(&mut self, name: &OsStr) -> Result<bool> {
-        let Some(&Frame { lower, hidden, .. }) = self.frames.last() else { return Ok(false) };
+        let Some(&Frame { lower, hidden, touched, .. }) = self.frames.last() else {
+            return Ok(false);
+        };
         let new = self.upper.stat(name)?;
         let old = if lower { self.lower.stat(name)? } else { None };
         let old = old.filter(|old| !is_whiteout_device(old));
@@ -130,11 +186,15 @@ impl<'a> Walk<'a> {
             (None, Some(_)) => ChangeKind::Added,
             (Some(_), Some(_)) => ChangeKind::Modified,
         };
-        if let (Some(made), Some(old), Some(new)) = (self.made, &old, &new)
+        if let (Some(old), Some(new)) = (&old, &new)
             && !(is_directory(old) && is_directory(new))
-            && self.is_same_file(name, old, new, made)?
+            && self.is_same_file(name, old, new)?
         {
+            self.note_link(new, Some(old));
             return Ok(false);
+        }
+        if let Some(new) = &new {
+            self.note_link(new, None);
         }
         let directory = |stat: &Option<FileStat>| stat.as_ref().is_some_and(is_directory);
         let descended = directory(&new) && self.upper.descend(name)?;
@@ -143,7 +203,11 @@ impl<'a> Walk<'a> {
             self.list(kind);
         }
         if descended {
-            self.enter(lower, hidden)?;
+            let node = match (self.mode, touched) {
+                (Mode::Trees { touched: Some(all), .. }, Some(node)) => all.below(node, name),
+                _ => None,
+            };
+            self.enter(lower, hidden, node)?;
             if !lower {
                 self.listed = self.frames.len();
             }
@@ -168,6 +232,9 @@ impl<'a> Walk<'a> {
     fn leave(&mut self) -> Result<()> {
         let Some(frame) = self.frames.pop() else { return Ok(()) };
         if self.frames.is_empty() {
+            if !self.is_unchanged()? {
+                self.changes.insert(0, Change::new(ChangeKind::Modified, self.path.clone()));
+            }
             return Ok(());
         }
         if self.listed > self.frames.len() {
@@ -185,50 +252,51 @@ impl<'a> Walk<'a> {
 
     /// In a copy nothing stands for what is not there, though a layer below could not show such a device.
     fn is_whiteout(&self, name: &OsStr, stat: &FileStat) -> Result<bool> {
-        match self.made {
-            Some(_) => Ok(is_whiteout_device(stat)),
-            None => self.upper.is_whiteout(name, stat),
+        match self.mode {
+            Mode::Copy(_) | Mode::Trees { .. } => Ok(is_whiteout_device(stat)),
+            Mode::Layer => self.upper.is_whiteout(name, stat),
         }
     }
 
-    /// Whether both layers have the directory with all the same that a layer records but times.
+    /// Whether both have the directory with all the same that a layer records, but for times unless they count.
     fn is_unchanged(&self) -> Result<bool> {
-        if let Some(made) = self.made {
-            let stat = fstat(&self.upper.here).context(|| "stat a directory")?;
-            if changed_at(&stat) < made {
+        let stat = |directory: &OwnedFd| fstat(directory).context(|| "stat a directory");
+        let (new, old) = (stat(&self.upper.here)?, stat(&self.lower.here)?);
+        match self.mode {
+            Mode::Copy(made) if changed_at(&new) < made => return Ok(true),
+            Mode::Trees { times: true, .. } if modified_at(&new) != modified_at(&old) => {
+                return Ok(false);
+            }
+            _ => {}
+        }
+        // An owner that the user namespace lacks cannot be given to the top of a writable layer.
+        let foreign = self.access.0.is_some_and(|namespace| !has_owner(namespace, &old));
+        let owner = |stat: &FileStat| if foreign { (0, 0) } else { (stat.st_uid, stat.st_gid) };
+        Ok((new.st_mode, owner(&new)) == (old.st_mode, owner(&old))
+            && self.attributes(&self.upper.here)? == self.attributes(&self.lower.here)?)
+    }
+
+    /// Whether a file, of whatever type, is the same in both. In a layer none is.
+    fn is_same_file(&self, name: &OsStr, old: &FileStat, new: &FileStat) -> Result<bool> {
+        let facts = |stat: &FileStat| {
+            (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, stat.st_rdev, modified_at(stat))
+        };
+        if matches!(self.mode, Mode::Layer) || facts(old) != facts(new) {
+            return Ok(false);
+        }
+        if let Mode::Copy(made) = self.mode {
+            // An overlay makes a file its own before it gives it another name; taking one away it does not notice.
+            if new.st_nlink > old.st_nlink {
+                return Ok(false);
+            }
+            if changed_at(new) < made {
                 return Ok(true);
             }
+            if changed_at(new) > made && new.st_nlink == old.st_nlink {
+                return Ok(false);
+            }
+            // In the same tick of the clock, or it has lost a name.
         }
-        let facts = |directory: &OwnedFd| {
-            let stat = fstat(directory).context(|| "stat a directory")?;
-            Ok::<_, Error>((stat.st_mode, stat.st_uid, stat.st_gid, self.attributes(directory)?))
-        };
-        Ok(facts(&self.upper.here)? == facts(&self.lower.here)?)
-    }
-
-    /// Whether a file, of whatever type, is as it was when the tree was copied.
-    fn is_same_file(
-        &self,
-        name: &OsStr,
-        old: &FileStat,
-        new: &FileStat,
-        made: TimeSpec,
-    ) -> Result<bool> {
-        let facts = |stat: &FileStat| {
-            let times = (stat.st_mtime, stat.st_mtime_nsec);
-            (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, stat.st_rdev, times)
-        };
-        // An overlay makes a file its own before it gives it another name; taking one away it does not notice.
-        if facts(old) != facts(new) || new.st_nlink > old.st_nlink {
-            return Ok(false);
-        }
-        if changed_at(new) < made {
-            return Ok(true);
-        }
-        if changed_at(new) > made && new.st_nlink == old.st_nlink {
-            return Ok(false);
-        }
-        // In the same tick of the clock, or it has lost a name.
         let open = |cursor: &Cursor<'_>, flags| {
             self.access.open(&cursor.here, name, flags).context(|| "open it")
         };
@@ -255,13 +323,59 @@ impl<'a> Walk<'a> {
         let mut attributes = Vec::new();
         for name in xattr::list(file.as_fd()).context(|| "list the attributes of it")? {
             let text = name.to_bytes();
-            if !text.starts_with(b"trusted.overlay.") && !text.starts_with(b"user.overlay.") {
+            let own = text.starts_with(b"trusted.overlay.") || text.starts_with(b"user.overlay.");
+            // The host's security modules label files as they like.
+            if !own && text != b"security.selinux" {
                 let value = self.access.attribute(file, &[&name])?;
                 attributes.push((name, value));
             }
         }
         Ok(attributes)
     }
+
+    /// Remembers a file of several names that is now at the path; `old`, if it is as it was.
+    fn note_link(&mut self, new: &FileStat, old: Option<&FileStat>) {
+        let compares_trees = matches!(self.mode, Mode::Trees { .. });
+        if !compares_trees || is_directory(new) || new.st_nlink < 2 {
+            return;
+        }
+        let identity = |stat: &FileStat| Identity { device: stat.st_dev, inode: stat.st_ino };
+        let old = old.map(identity);
+        let names = self.links.entry(identity(new)).or_insert_with(|| Names {
+            old,
+            torn: false,
+            unchanged: Vec::new(),
+        });
+        names.torn |= old.is_none() || names.old != old;
+        if old.is_some() {
+            names.unchanged.push(self.path.clone());
+        }
+    }
+
+    /// Lists files that are one now and were not, with the directories that they are in.
+    fn list_torn(&mut self) {
+        let torn = self.links.drain().filter(|(_, names)| names.torn);
+        let missing: Vec<_> = torn.flat_map(|(_, names)| names.unchanged).collect();
+        if missing.is_empty() {
+            return;
+        }
+        let mut paths: HashSet<PathBuf> =
+            self.changes.iter().map(|change| change.path().to_owned()).collect();
+        for path in missing {
+            let above = path.ancestors().skip(1).take_while(|above| *above != Path::new("/"));
+            for path in std::iter::once(path.as_path()).chain(above) {
+                if !paths.contains(path) {
+                    paths.insert(path.to_owned());
+                    self.changes.push(Change::new(ChangeKind::Modified, path.to_owned()));
+                }
+            }
+        }
+        self.changes.sort_by(|a, b| a.path().cmp(b.path()));
+    }
+}
+
+fn modified_at(stat: &FileStat) -> TimeSpec {
+    TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec)
 }
 
 /// When the inode was last changed, which nobody can set.

@@ -14,9 +14,11 @@ mod directory;
 mod driver;
 mod explain;
 mod id_mapping;
+mod kept;
 mod overlay;
 mod rootfs;
 mod scratch;
+mod touched;
 
 pub use archive::{ArchiveLimits, Pack, Packed, Unpack, Unpacked};
 #[cfg(feature = "image")]
@@ -25,5 +27,5 @@ pub use change::{Change, ChangeKind};
 pub use compression::{Compression, Decoder, Encoder};
 pub use driver::{Driver, LayerStore, Staging, Usage};
 #[cfg(feature = "image")]
-pub(crate) use rootfs::Owner;
+pub(crate) use kept::Owner;
 pub use rootfs::{Rootfs, Stack};

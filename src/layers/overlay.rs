@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use nix::sys::stat::FileStat;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{getegid, geteuid};
 
@@ -323,7 +324,7 @@ pub(super) fn join<'a>(worker: &mut Worker<'a>, namespace: &'a UserNamespace) ->
 }
 
 /// What user 0 and group 0 of the namespace are for the caller.
-fn root_ids(namespace: &UserNamespace) -> Result<(u32, u32)> {
+pub(super) fn root_ids(namespace: &UserNamespace) -> Result<(u32, u32)> {
     let map = namespace.map().ok_or_else(|| {
         Error::invalid("the ids of the user namespace are not known")
             .with_hint("open it through /proc/PID/ns/user, which tells them")
@@ -331,6 +332,13 @@ fn root_ids(namespace: &UserNamespace) -> Result<(u32, u32)> {
     map.host_uid(0)
         .zip(map.host_gid(0))
         .ok_or_else(|| Error::invalid(format!("the user namespace has no root: {map}")))
+}
+
+/// Whether the owner of a file is one of the namespace's.
+pub(super) fn has_owner(namespace: &UserNamespace, stat: &FileStat) -> bool {
+    namespace.map().is_none_or(|map| {
+        map.inside_uid(stat.st_uid).is_some() && map.inside_gid(stat.st_gid).is_some()
+    })
 }
 
 /// What the kernel says to layers as descriptors before Linux 6.5 and 6.13, and to detached ones before 6.15.

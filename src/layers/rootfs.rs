@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use nix::fcntl::Flock;
+use nix::sys::stat::fstat;
 
 use super::access::Access;
 use super::change::Change;
 use super::diff;
 use super::directory::Directory;
-use super::driver::TreeStack;
+use super::driver::{TreeStack, copy_attributes};
 use super::explain::{check_overlap, explain, name};
-use super::overlay::{Assembly, Ids, Overlay, Top};
+use super::kept::{Kept, Owner};
+use super::overlay::{Assembly, Ids, Overlay, Top, has_owner, root_ids};
 use super::scratch::Scratch;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::namespaces::{Root, RootMount, UserNamespace};
@@ -85,55 +87,10 @@ pub(super) trait Mounted: RootMount {
 
     /// See [`Rootfs::upper_ids`].
     fn upper_ids(&self) -> &Ids;
-}
 
-/// A root filesystem, and what must last as long as it does.
-#[derive(Debug)]
-struct Kept {
-    mounted: Arc<dyn Mounted>,
-    _owner: Arc<dyn Owner>,
-}
-
-/// Whatever it is.
-pub(crate) trait Owner: Debug + Send + Sync {}
-
-impl RootMount for Kept {
-    fn detached(&self) -> Result<OwnedFd> {
-        self.mounted.detached()
-    }
-
-    fn scaffolding(&self) -> Vec<OwnedFd> {
-        self.mounted.scaffolding()
-    }
-
-    fn name(&self) -> String {
-        self.mounted.name()
-    }
-}
-
-impl Mounted for Kept {
-    fn root(&self) -> BorrowedFd<'_> {
-        self.mounted.root()
-    }
-
-    fn ids(&self) -> &Ids {
-        self.mounted.ids()
-    }
-
-    fn changes(&self) -> Result<Vec<Change>> {
-        self.mounted.changes()
-    }
-
-    fn is_whole_tree(&self) -> bool {
-        self.mounted.is_whole_tree()
-    }
-
-    fn upper(&self) -> Option<BorrowedFd<'_>> {
-        self.mounted.upper()
-    }
-
-    fn upper_ids(&self) -> &Ids {
-        self.mounted.upper_ids()
+    /// See [`Rootfs::layers`].
+    fn layers(&self) -> Option<&[String]> {
+        None
     }
 }
 
@@ -153,6 +110,7 @@ struct Inner {
 pub struct Stack {
     source: Source,
     choice: Choice,
+    layers: Option<Vec<String>>,
     owner: Option<Arc<dyn Owner>>,
 }
 
@@ -174,7 +132,7 @@ impl Rootfs {
     /// Starts a stack of `layers`, existing directories, the lowest first. There may be 500.
     pub fn stack<P: AsRef<Path>>(layers: impl IntoIterator<Item = P>) -> Stack {
         let lowers = layers.into_iter().map(|layer| layer.as_ref().to_owned()).collect();
-        Stack { source: Source::Overlay(lowers), choice: Choice::Automatic, owner: None }
+        Stack::of(Source::Overlay(lowers))
     }
 
     pub(super) fn new(mounted: Arc<dyn Mounted>) -> Self {
@@ -184,9 +142,9 @@ impl Rootfs {
     /// What the writable layer changes about the others, ordered by path, a directory before what is in it.
     ///
     /// As `docker diff` tells it: a directory counts as modified if anything below it does, but not for its
-    /// times alone; of what was deleted only the top is listed; `/` itself never is. A file counts
+    /// times alone; of what was deleted only the top is listed. A file counts
     /// as modified as soon as the kernel has copied it into the writable layer, which opening it for
-    /// writing does.
+    /// writing does. Unlike there, `/` itself is listed, first, if it has got another mode, owner or attribute.
     ///
     /// Only the writable layer is read, and what lies at the same paths below it: the size of the layers
     /// does not matter. A read-only stack has no changes.
@@ -217,6 +175,13 @@ impl Rootfs {
     /// Whose ids the files of [`upper`](Self::upper) have.
     pub(super) fn upper_ids(&self) -> &Ids {
         self.0.upper_ids()
+    }
+
+    /// The keys of the layers below the writable one, the lowest first, if a [`LayerStore`](super::LayerStore) has
+    /// made it.
+    #[cfg_attr(not(feature = "image"), allow(dead_code, reason = "for commits"))]
+    pub(crate) fn layers(&self) -> Option<&[String]> {
+        self.0.layers()
     }
 
     /// Whose ids the files of the stack have.
@@ -364,8 +329,18 @@ impl Stack {
         self.build(Kind::Ephemeral)
     }
 
+    fn of(source: Source) -> Self {
+        Self { source, choice: Choice::Automatic, layers: None, owner: None }
+    }
+
     pub(super) fn of_tree(tree: TreeStack) -> Self {
-        Self { source: Source::Tree(tree), choice: Choice::Automatic, owner: None }
+        Self::of(Source::Tree(tree))
+    }
+
+    /// Remembers which layers of a store it is made of.
+    pub(super) fn of_layers(self, keys: &[&str]) -> Self {
+        let keys = keys.iter().map(ToString::to_string).collect();
+        Self { layers: Some(keys), ..self }
     }
 
     /// Keeps `owner` alive as long as the root filesystem and what runs on it.
@@ -384,10 +359,11 @@ impl Stack {
             Source::Overlay(lowers) => format!("stack {}", name(lowers)),
             Source::Tree(tree) => format!("make a root file system of {}", tree.name()),
         })?;
-        Ok(match self.owner {
-            Some(owner) => Rootfs::new(Arc::new(Kept { mounted: made.0, _owner: owner })),
-            None => made,
-        })
+        let Self { layers, owner, .. } = self;
+        if layers.is_none() && owner.is_none() {
+            return Ok(made);
+        }
+        Ok(Rootfs::new(Arc::new(Kept::new(made.0, layers, owner))))
     }
 }
 
@@ -427,12 +403,41 @@ fn stack_overlay(paths: &[PathBuf], ids: Ids, kind: Kind<'_>) -> Result<Rootfs> 
             return Err(err);
         }
     };
+    if let Err(err) = dress(&overlay, lowers.last(), &top, &ids) {
+        if let Top::Scratch(scratch) = &top {
+            drop(overlay);
+            scratch.undo();
+        }
+        return Err(err.context("make the root directory what it is in the layers"));
+    }
     let lowers = lowers.into_iter().map(|lower| lower.path).collect();
     let (upper, lock) = match top {
         Top::Scratch(scratch) => (Some(scratch.upper), Some(scratch.lock)),
         Top::Nothing | Top::Memory => (overlay.memory.take(), None),
     };
     Ok(Rootfs::new(Arc::new(Inner { overlay, ids, lowers, upper, lock })))
+}
+
+/// Makes the root directory of a new writable layer what it is below.
+fn dress(overlay: &Overlay, lower: Option<&Directory>, top: &Top, ids: &Ids) -> Result<()> {
+    let new = match top {
+        Top::Nothing => false,
+        Top::Memory => true,
+        Top::Scratch(scratch) => scratch.has_new_upper(),
+    };
+    let Some(lower) = lower.filter(|_| new) else { return Ok(()) };
+    let to = overlay.mount.try_clone().context(|| "duplicate a descriptor")?;
+    let mut stat = fstat(&lower.fd).context(|| "stat that of the top layer")?;
+    if let Ids::Mapped(namespace) | Ids::Joined(namespace) = ids
+        && !has_owner(namespace, &stat)
+    {
+        (stat.st_uid, stat.st_gid) = root_ids(namespace)?;
+    }
+    let access = match ids {
+        Ids::Joined(namespace) => Access(Some(namespace)),
+        Ids::Host | Ids::Mapped(_) => Access(None),
+    };
+    copy_attributes(&lower.fd, &stat, to, access)
 }
 
 impl Choice {

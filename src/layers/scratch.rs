@@ -60,6 +60,11 @@ impl Scratch {
         Ok(fd)
     }
 
+    /// Whether the writable layer was missing.
+    pub(super) fn has_new_upper(&self) -> bool {
+        self.made.iter().any(|made| made.ends_with("upper"))
+    }
+
     /// Lets the owner remove the directory that the kernel has made in `work`, which has no mode bits: an
     /// ordinary user's `rm -r` would stop there.
     pub(super) fn make_removable(&self) {

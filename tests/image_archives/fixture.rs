@@ -114,6 +114,10 @@ pub fn tar(entries: &[Entry]) -> Vec<u8> {
         header.set_gid(entry.owner.1);
         header.set_mtime(entry.mtime);
         header.set_size(entry.content.len() as u64);
+        if matches!(entry.kind, EntryType::Block | EntryType::Char) {
+            header.set_device_major(7).unwrap();
+            header.set_device_minor(99).unwrap();
+        }
         header.set_cksum();
         builder.append(&header, &entry.content[..]).unwrap();
     }

@@ -9,8 +9,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, major, minor};
+use nix::fcntl::{OFlag, readlinkat};
+use nix::sys::stat::{FileStat, SFlag, fstat, major, minor};
 use tar::EntryType;
 
 use super::attributes::{Attributes, Owners};
@@ -23,6 +23,7 @@ use super::writer::{Header, Writer};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::layers::Rootfs;
 use crate::layers::access::Access;
+use crate::layers::change::Change;
 use crate::layers::cursor::{Cursor, file_type, is_directory};
 use crate::layers::overlay::Ids;
 use crate::namespaces::UserNamespace;
@@ -108,6 +109,19 @@ impl<'a> Pack<'a> {
         pack.layer(upper, writer).context(attempt)
     }
 
+    /// Writes the layer of these changes, with what the stack shows at each of the paths.
+    #[cfg_attr(not(feature = "image"), allow(dead_code, reason = "for squashed images"))]
+    pub(crate) fn selected(
+        &self,
+        rootfs: &Rootfs,
+        changes: &[Change],
+        writer: impl Write,
+    ) -> Result<Packed> {
+        let part = Part::Changed(Selection::new(changes));
+        let pack = self.with(rootfs.ids());
+        pack.run(rootfs, writer, part).context(|| format!("pack changes of {}", rootfs.name()))
+    }
+
     /// Writes all that the stack shows, without layers.
     ///
     /// # Errors
@@ -149,12 +163,14 @@ impl<'a> Pack<'a> {
             let unknown = || Error::invalid("the ids of the user namespace are not known");
             namespace.map().cloned().ok_or_else(unknown)
         });
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = openat(directory, ".", flags, Mode::empty())
+        let access = Access(self.namespace);
+        let handle = directory.as_fd().try_clone_to_owned().context(|| "duplicate a descriptor")?;
+        let root = access
+            .open_directory(&handle, OsStr::new("."))
             .context(|| "open the directory to pack")?;
         let mut walk = Walk {
             owners: Owners { map: map.transpose()?, squash: false },
-            cursor: Cursor::new(root, Access(self.namespace)),
+            cursor: Cursor::new(root, access),
             latest: self.latest,
             part,
             writer: Writer::new(writer),

@@ -21,6 +21,10 @@ impl Selection {
         for change in changes {
             let path = change.path().as_os_str().as_bytes();
             let path = path.strip_prefix(b"/").unwrap_or(path);
+            // The root directory always has an entry.
+            if path.is_empty() {
+                continue;
+            }
             let (above, name) = match path.iter().rposition(|&byte| byte == b'/') {
                 Some(slash) => (&path[..slash], &path[slash + 1..]),
                 None => (&path[..0], path),

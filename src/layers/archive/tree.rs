@@ -75,6 +75,8 @@ pub(super) struct Tree<'a> {
     pub(super) owners: Owners,
     pub(super) setter: Setter<'a>,
     pub(super) skip_devices: bool,
+    /// Whether there are no lower layers.
+    pub(super) lowest: bool,
     /// Whether deletions are written down as overlays do, with marks of this name for directories.
     pub(super) marks: Option<&'static std::ffi::CStr>,
     /// What is still to be set, by path.
@@ -116,6 +118,7 @@ impl<'a> Tree<'a> {
             setter,
             marks,
             skip_devices: false,
+            lowest: false,
             metadata: BTreeMap::new(),
             hidden: BTreeSet::new(),
             made: BTreeSet::new(),

@@ -62,6 +62,7 @@ use crate::sys::user_namespace::{effective_capabilities, in_initial_user_namespa
 pub struct Unpack<'a> {
     limits: ArchiveLimits,
     lower: Option<&'a OwnedFd>,
+    lowest: bool,
     namespace: Option<&'a UserNamespace>,
     squash: bool,
     overlay: bool,
@@ -84,6 +85,7 @@ impl<'a> Unpack<'a> {
         Self {
             limits: ArchiveLimits::new(),
             lower: None,
+            lowest: false,
             namespace: None,
             squash: false,
             overlay: true,
@@ -97,13 +99,18 @@ impl<'a> Unpack<'a> {
         self
     }
 
-    /// The lower layers merged, a directory with the same owners as the one unpacked to; for the lowest layer,
-    /// an empty one. From there come directories that the archive does not have an entry for, and files that it
+    /// The lower layers merged, a directory with the same owners as the one unpacked to. From there come directories that the archive does not have an entry for, and files that it
     /// links to; and what is not there needs no whiteout.
     ///
     /// Without it such directories are root's, such links an error, and all whiteouts written.
     pub fn lower(mut self, lower: &'a OwnedFd) -> Self {
         self.lower = Some(lower);
+        self
+    }
+
+    /// Whether there are no lower layers, and so nothing that a whiteout could hide: none is written.
+    pub fn lowest(mut self, lowest: bool) -> Self {
+        self.lowest = lowest;
         self
     }
 
@@ -178,6 +185,7 @@ impl<'a> Unpack<'a> {
         });
         let mut tree = Tree::new(reopen(directory)?, lower, owners, setter, marks)?;
         tree.skip_devices = self.skip_devices;
+        tree.lowest = self.lowest;
         thread::scope(|scope| {
             let ahead = Ahead::of(scope, archive).context(|| "start a thread")?;
             unpack(&mut Reader::new(ahead, self.limits), tree)

@@ -66,7 +66,7 @@ impl Tree<'_> {
         let below = match &self.lower {
             Some(lower) if !self.is_hidden(&path) => lower.find(&path)?.is_some(),
             Some(_) => false,
-            None => true,
+            None => !self.lowest,
         };
         self.hidden.insert(path.clone());
         match self.stat(parent, name)? {
@@ -115,7 +115,7 @@ impl Tree<'_> {
 
     /// Hides what the lower layers have in a directory of this one.
     pub(super) fn mark_opaque(&mut self, parent: &Dir, name: &[u8]) -> Result<()> {
-        let Some(mark) = self.marks else { return Ok(()) };
+        let Some(mark) = self.marks.filter(|_| !self.lowest) else { return Ok(()) };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = openat(&parent.fd, name, flags, Mode::empty()).context(|| "open the directory")?;
         xattr::set(fd.as_fd(), mark, b"y")

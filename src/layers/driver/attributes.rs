@@ -138,6 +138,18 @@ pub(super) fn overlay_prefix(access: Access<'_>) -> &'static [u8] {
     if access.0.is_some() { b"user.overlay." } else { b"trusted.overlay." }
 }
 
+/// Gives `to` all that `from` has, as `stat` says.
+pub(in crate::layers) fn copy_attributes(
+    from: &OwnedFd,
+    stat: &FileStat,
+    to: OwnedFd,
+    access: Access<'_>,
+) -> Result<()> {
+    let mut attributes = Attributes::new(access, Marks::Drop);
+    attributes.copy(from, stat, to)?;
+    attributes.flush()
+}
+
 fn inside(namespace: &UserNamespace, stat: &FileStat) -> Result<(u32, u32)> {
     let map = namespace.map();
     let ids = map.and_then(|map| map.inside_uid(stat.st_uid).zip(map.inside_gid(stat.st_gid)));

@@ -2,6 +2,7 @@
 
 mod attributes;
 mod btrfs;
+mod compare;
 mod content;
 mod copy;
 mod merge;
@@ -20,6 +21,7 @@ use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
 
+pub(super) use attributes::copy_attributes;
 pub use name::Driver;
 pub use staging::Staging;
 pub use store::LayerStore;

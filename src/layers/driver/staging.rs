@@ -92,12 +92,7 @@ impl Staging {
             return Ok(None);
         }
         let parents: Vec<_> = self.parents.iter().map(String::as_str).collect();
-        let stack = self.store.stack(&parents)?;
-        let stack = match self.store.user_namespace()? {
-            Some(namespace) => stack.user_namespace(&namespace),
-            None => stack.host_ids(),
-        };
-        stack.read_only().map(Some)
+        self.store.view(&parents).map(Some)
     }
 
     /// Puts the layer under `key`. Returns `false` if there was one already, which then stays as it is: somebody

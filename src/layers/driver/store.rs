@@ -221,9 +221,9 @@ impl LayerStore {
             if self.tree(EMPTY).is_err() {
                 self.prepare(&[])?.commit_as(EMPTY)?;
             }
-            return self.0.storage.stack(self, &[EMPTY]);
+            return Ok(self.0.storage.stack(self, &[EMPTY])?.of_layers(keys));
         }
-        self.0.storage.stack(self, keys)
+        Ok(self.0.storage.stack(self, keys)?.of_layers(keys))
     }
 
     /// Removes the layer of this key. Root filesystems made of it lose its files. Returns whether there was one.
@@ -463,6 +463,6 @@ pub(super) fn check_key(key: &str) -> Result<()> {
     Ok(())
 }
 
-fn check_keys<'a, 'b>(keys: &'a [&'b str]) -> Result<&'a [&'b str]> {
+pub(super) fn check_keys<'a, 'b>(keys: &'a [&'b str]) -> Result<&'a [&'b str]> {
     keys.iter().try_for_each(|key| check_key(key)).map(|()| keys)
 }

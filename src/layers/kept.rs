@@ -1,0 +1,76 @@
+//! What a root filesystem keeps beside its mount.
+
+use std::fmt::Debug;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::change::Change;
+use super::overlay::Ids;
+use super::rootfs::Mounted;
+use crate::error::Result;
+use crate::namespaces::RootMount;
+
+/// A root filesystem, what it was made of, and what must last as long as it does.
+#[derive(Debug)]
+pub(super) struct Kept {
+    mounted: Arc<dyn Mounted>,
+    layers: Option<Vec<String>>,
+    _owner: Option<Arc<dyn Owner>>,
+}
+
+/// Whatever it is.
+pub(crate) trait Owner: Debug + Send + Sync {}
+
+impl Kept {
+    pub(super) fn new(
+        mounted: Arc<dyn Mounted>,
+        layers: Option<Vec<String>>,
+        owner: Option<Arc<dyn Owner>>,
+    ) -> Self {
+        Self { mounted, layers, _owner: owner }
+    }
+}
+
+impl RootMount for Kept {
+    fn detached(&self) -> Result<OwnedFd> {
+        self.mounted.detached()
+    }
+
+    fn scaffolding(&self) -> Vec<OwnedFd> {
+        self.mounted.scaffolding()
+    }
+
+    fn name(&self) -> String {
+        self.mounted.name()
+    }
+}
+
+impl Mounted for Kept {
+    fn root(&self) -> BorrowedFd<'_> {
+        self.mounted.root()
+    }
+
+    fn ids(&self) -> &Ids {
+        self.mounted.ids()
+    }
+
+    fn changes(&self) -> Result<Vec<Change>> {
+        self.mounted.changes()
+    }
+
+    fn is_whole_tree(&self) -> bool {
+        self.mounted.is_whole_tree()
+    }
+
+    fn upper(&self) -> Option<BorrowedFd<'_>> {
+        self.mounted.upper()
+    }
+
+    fn upper_ids(&self) -> &Ids {
+        self.mounted.upper_ids()
+    }
+
+    fn layers(&self) -> Option<&[String]> {
+        self.layers.as_deref()
+    }
+}
