@@ -6,8 +6,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use coracle::image::{Reference, Store};
+use coracle::layers::Pack;
 use tempfile::NamedTempFile;
 
+use crate::containers::Container;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 use crate::progress::Bytes;
@@ -79,6 +81,36 @@ fn write_archive(
     write(&mut file)?;
     file.persist(path).map_err(|err| attempt(err.error))?;
     Ok(())
+}
+
+/// Export the files of a container or an image as one flat tar archive, on standard output without --output
+///
+/// Without layers, history and settings; `import` of any tool makes an image of it. The same files give the same bytes.
+#[derive(clap::Args)]
+pub struct ExportArgs {
+    /// The name that `run --name` gave the container; else an image, by name, id or digest
+    #[arg(value_name = "CONTAINER|IMAGE")]
+    name: String,
+    /// Write to this file; it is there once it is complete
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+impl ExportArgs {
+    pub fn run(self, root: &Root) -> Result<()> {
+        let store = root.store()?;
+        let is_container = store.pins()?.iter().any(|(name, _)| *name == self.name);
+        if is_container {
+            let rootfs = Container::open(root, &self.name)?.rootfs()?;
+            return write_archive(self.output.as_deref(), |file| {
+                Pack::new().rootfs(&rootfs, Bytes::new("exporting", None, file)).map(drop)
+            });
+        }
+        let image = store.image(&self.name)?;
+        write_archive(self.output.as_deref(), |file| {
+            image.export(Bytes::new("exporting", None, file)).map(drop)
+        })
+    }
 }
 
 /// Load images from a tar archive, of standard input without --input

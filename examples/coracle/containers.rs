@@ -39,7 +39,7 @@ impl Container {
         Ok(Self { store: store.clone(), name: name.to_owned(), image: image.clone() })
     }
 
-    fn open(root: &Root, name: &str) -> Result<Self> {
+    pub fn open(root: &Root, name: &str) -> Result<Self> {
         let store = root.store()?;
         let pins = store.pins()?;
         let images = pins.iter().find(|(other, _)| other == name).map(|(_, images)| images);
@@ -74,19 +74,30 @@ impl Container {
     }
 }
 
-/// List what a container has changed in its root filesystem
+/// List what a container has changed in its root filesystem, or what is different in an image from another one
 ///
 /// A line for each path: A added, C changed, D deleted.
 #[derive(clap::Args)]
 pub struct DiffArgs {
-    /// The name that `run --name` gave it
-    container: String,
+    /// The name that `run --name` gave it; or, if there are two, an older image
+    #[arg(value_name = "CONTAINER|IMAGE")]
+    old: String,
+    /// The newer image
+    #[arg(value_name = "IMAGE")]
+    new: Option<String>,
 }
 
 impl DiffArgs {
     pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
-        let rootfs = Container::open(root, &self.container)?.rootfs()?;
-        rootfs.changes()?.iter().try_for_each(|change| out.line(&change.to_string()))
+        let changes = match &self.new {
+            Some(new) => {
+                let store = root.store()?;
+                let (old, new) = (store.image(&self.old)?, store.image(new)?);
+                new.changes_since(&old)?
+            }
+            None => Container::open(root, &self.old)?.rootfs()?.changes()?,
+        };
+        changes.iter().try_for_each(|change| out.line(&change.to_string()))
     }
 }
 

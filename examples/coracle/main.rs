@@ -21,6 +21,7 @@ mod progress;
 mod prune;
 mod root;
 mod run;
+mod squash;
 mod template;
 mod tree;
 mod usage;
@@ -74,6 +75,8 @@ enum Command {
     Run(run::Args),
     Diff(containers::DiffArgs),
     Commit(containers::CommitArgs),
+    Export(archives::ExportArgs),
+    Squash(squash::Args),
     Rm(containers::RemoveArgs),
     Images(images::Args),
     History(history::Args),
@@ -120,6 +123,8 @@ impl Command {
             Self::Run(args) => args.run(root),
             Self::Diff(args) => args.run(root, out),
             Self::Commit(args) => args.run(root, out),
+            Self::Export(args) => args.run(root),
+            Self::Squash(args) => args.run(root, out),
             Self::Rm(args) => args.run(root, out),
             Self::Images(args) | Self::Image(ImageCommand::Ls(args)) => args.run(root, out),
             Self::History(args) | Self::Image(ImageCommand::History(args)) => args.run(root, out),

@@ -105,6 +105,27 @@ fn what_a_container_changed_is_listed_committed_and_removed() {
     );
     assert!(lines(&store, &["images", "--tree"])[1].contains("Tags: app:latest"));
     assert_eq!(lines(&store, &["history", "-q", "app"]).len(), 2);
+    let both = ["C /etc", "A /etc/new", "D /etc/old"];
+    assert_eq!(lines(&store, &["diff", "busybox:1", "app"]), both);
+    fails(&store, &["diff", "busybox:1", "nobody"], 1, &["no such image: nobody"]);
+    let flat = &lines(&store, &["squash", "-t", "flat", "app"])[0];
+    assert_eq!(lines(&store, &["diff", flat, "app"]), [""; 0]);
+    assert_eq!(lines(&store, &["run", "--rm", "flat"]), ["new"]);
+    assert_eq!(lines(&store, &["history", "-q", "flat"]).len(), 1);
+    let top = &lines(&store, &["squash", "--from", "busybox:1", "app"])[0];
+    assert_eq!(lines(&store, &["history", "-q", top]).len(), 2);
+    fails(&store, &["squash", "--layers", "3", "app"], 1, &["it has 2 layers, not 3"]);
+    fails(&store, &["squash", "--layers", "1", "--from", "busybox:1", "app"], 125, &["--from"]);
+    let exported = |name: &str| {
+        let path = dir.join(format!("{name}.tar"));
+        assert!(lines(&store, &["export", "-o", path.to_str().unwrap(), name]).is_empty());
+        fs::read(path).unwrap()
+    };
+    assert_eq!(exported("app"), exported("flat"));
+    let listed = Command::new("tar").arg("-tf").arg(dir.join("app.tar")).output().unwrap();
+    assert!(String::from_utf8(listed.stdout).unwrap().lines().any(|it| it == "etc/new"));
+    assert_eq!(exported("work"), exported("app"), "a container as it is");
+    fails(&store, &["export", "nobody"], 1, &["no such image: nobody"]);
     let ran = fails(&store, &["rm", "nobody", "work"], 1, &["no such container: nobody"]);
     assert_eq!(ran.out, "work\n");
     assert_eq!(fs::read_dir(store.path().join("containers")).unwrap().count(), 0);
