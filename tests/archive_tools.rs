@@ -141,8 +141,8 @@ fn what_is_packed_gnu_tar_unpacks_alike() {
     let top = sample(&dir, true, true);
     let namespace = UserNamespace::automatic().unwrap();
     let pack = match geteuid().is_root() {
-        true => Pack::new(),
-        false => Pack::new().user_namespace(&namespace),
+        true => Pack::new().zeros(0),
+        false => Pack::new().zeros(0).user_namespace(&namespace),
     };
     let archive = dir.join("archive.tar");
     let packed = pack.tree(open(&top), File::create(&archive).unwrap()).unwrap();
@@ -167,6 +167,34 @@ fn what_is_packed_gnu_tar_unpacks_alike() {
     pack.tree(open(&layer), &mut again).unwrap();
     assert!(again == fs::read(&archive).unwrap(), "another archive");
     assert_eq!(as_root(tree(&layer)), as_root(tree(&top)));
+}
+
+#[test]
+fn zeros_are_written_up_to_a_limit_and_what_is_more_of_them_are_holes() {
+    let dir = setup("archive-zeros");
+    let top = dir.dir("top");
+    for name in ["a", "b", "c"] {
+        File::create(top.join(name)).unwrap().set_len(3 << 20).unwrap();
+    }
+    let pack = |pack: Pack<'_>| {
+        let mut archive = Vec::new();
+        pack.tree(open(&top), &mut archive).unwrap();
+        let out = dir.dir("out");
+        Unpack::new().run(archive.as_slice(), open(&out)).unwrap();
+        assert!(
+            ["a", "b", "c"]
+                .iter()
+                .all(|name| fs::read(out.join(name)).unwrap() == vec![0; 3 << 20])
+        );
+        fs::remove_dir_all(out).unwrap();
+        archive.len() >> 20
+    };
+    assert_eq!([0, 3, 7, 9].map(|mib| pack(Pack::new().zeros(mib << 20))), [0, 3, 6, 9]);
+    assert_eq!(pack(Pack::new()), 9, "docker cannot give back an archive with holes");
+    File::create(top.join("b")).unwrap().set_len(2 << 30).unwrap();
+    let mut archive = Vec::new();
+    Pack::new().tree(open(&top), &mut archive).unwrap();
+    assert_eq!(archive.len() >> 20, 6, "the one that is too large");
 }
 
 #[test]
@@ -238,7 +266,7 @@ fn changes_packed_and_unpacked_show_the_same_tree() {
         .unwrap();
     assert!(status.success());
     let mut layer = Vec::new();
-    let pack = Pack::new();
+    let pack = Pack::new().zeros(0);
     pack.changes(&rootfs, &mut layer).unwrap();
     let mut again = Vec::new();
     pack.changes(&rootfs, &mut again).unwrap();
@@ -263,8 +291,11 @@ fn changes_packed_and_unpacked_show_the_same_tree() {
     assert!(expected == found, "{differ:?}");
     // The layer that was made is the same layer.
     let mut third = Vec::new();
-    let pack =
-        if geteuid().is_root() { Pack::new() } else { Pack::new().user_namespace(&namespace) };
+    let pack = if geteuid().is_root() {
+        Pack::new().zeros(0)
+    } else {
+        Pack::new().zeros(0).user_namespace(&namespace)
+    };
     pack.layer(open(&top), &mut third).unwrap();
     assert!(third == layer, "unpacked and packed again it is another layer");
     // Flat, too.

@@ -13,13 +13,16 @@ pub struct Changes {
     #[arg(short, long, value_name = "INSTRUCTION")]
     change: Vec<String>,
     /// The message for the history
-    #[arg(short, long, default_value = "", hide_default_value = true)]
-    message: String,
+    #[arg(short, long)]
+    message: Option<String>,
 }
 
 impl Changes {
     pub fn read(&self) -> Result<ConfigChanges> {
-        let mut changes = ConfigChanges::new().message(&self.message);
+        let mut changes = ConfigChanges::new();
+        if let Some(message) = &self.message {
+            changes = changes.message(message);
+        }
         for change in &self.change {
             changes = changes.instruction(change)?;
         }

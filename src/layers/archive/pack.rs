@@ -20,6 +20,7 @@ use super::selection::Selection;
 use super::sparse;
 use super::whiteout::{OPAQUE, PREFIX};
 use super::writer::{Header, Writer};
+use crate::GIB;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::layers::Rootfs;
 use crate::layers::access::Access;
@@ -46,16 +47,18 @@ use crate::namespaces::UserNamespace;
 ///
 /// The same files give the same bytes: entries are ordered by path, a directory before what is in it, with ids
 /// instead of names and no other time than that of the last modification, in nanoseconds. The format is pax, with
-/// extended headers only where an entry needs one. Long runs of zeros, half of a file or more, are written as
-/// holes, whether they take space on the disk or not. Sockets, which an archive cannot hold, are left out.
+/// extended headers only where an entry needs one. Sockets, which an archive cannot hold, are left out.
+/// Where half of a file or more are long runs of zeros, these may be written as holes, whether they take space on the
+/// disk or not: see [`zeros`](Self::zeros).
 ///
 /// The directory may be changed by a hostile container meanwhile: nothing outside of it is read, but what is
 /// in the archive then is unclear. Stop or freeze its processes to know.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[must_use = "a method says what to pack"]
 pub struct Pack<'a> {
     latest: Option<Time>,
     namespace: Option<&'a UserNamespace>,
+    zeros: u64,
 }
 
 /// What an archive was made of.
@@ -68,10 +71,27 @@ pub struct Packed {
     pub bytes: u64,
 }
 
+impl Default for Pack<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<'a> Pack<'a> {
     /// Times and ids as they are.
     pub fn new() -> Self {
-        Self::default()
+        Self { latest: None, namespace: None, zeros: GIB }
+    }
+
+    /// How many bytes of long runs of zeros are written, in the order of the files, before the rest of them are
+    /// left out as holes; [`GIB`] if it is not said.
+    ///
+    /// An archive with holes is read by tar(1), docker, podman and others, but docker and podman cannot save or push an
+    /// image any more that has such a layer: they put its archive together again from the files, without the holes.
+    /// Without a limit, a container could make an archive of any size of nothing.
+    pub fn zeros(mut self, bytes: u64) -> Self {
+        self.zeros = bytes;
+        self
     }
 
     /// No time is later than this one: what `SOURCE_DATE_EPOCH` says. A time before 1970 counts as 1970.
@@ -155,7 +175,7 @@ impl<'a> Pack<'a> {
             Ids::Host => None,
             Ids::Mapped(namespace) | Ids::Joined(namespace) => Some(namespace),
         };
-        Pack { namespace, latest: self.latest }
+        Pack { namespace, latest: self.latest, zeros: self.zeros }
     }
 
     fn run(&self, directory: impl AsFd, writer: impl Write, part: Part) -> Result<Packed> {
@@ -172,6 +192,7 @@ impl<'a> Pack<'a> {
             owners: Owners { map: map.transpose()?, squash: false },
             cursor: Cursor::new(root, access),
             latest: self.latest,
+            zeros: self.zeros,
             part,
             writer: Writer::new(writer),
             path: Vec::new(),
@@ -196,6 +217,8 @@ struct Walk<'a, W: Write> {
     owners: Owners,
     cursor: Cursor<'a>,
     latest: Option<Time>,
+    /// How many more are written.
+    zeros: u64,
     part: Part,
     writer: Writer<W>,
     /// From the top; empty there.
@@ -344,7 +367,15 @@ impl<W: Write> Walk<'_, W> {
         let attributes = self.attributes(&fd, &stat)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let header = Header::new(EntryType::Regular, &self.path, &attributes);
-        match sparse::regions(&file, size).context(|| "read the file")? {
+        let regions = sparse::regions(&file, size).context(|| "read the file")?;
+        let regions = regions.filter(|regions| {
+            let data: u64 = regions.iter().map(|(_, len)| len).sum();
+            let zeros = size.saturating_sub(data);
+            let left = self.zeros.checked_sub(zeros);
+            self.zeros = left.unwrap_or(self.zeros);
+            left.is_none()
+        });
+        match regions {
             None => {
                 file.rewind().context(|| "read the file")?;
                 let content = Exact { left: size, file: &mut file };
