@@ -52,10 +52,10 @@ cargo_executables() {
 # debian_archive CACHE: makes, once, a small Debian root filesystem and prints the name of its tar archive.
 # Its release is this machine's, so that programs compiled here run in it.
 debian_archive() {
-    local release archive include=kmod,iproute2,procps,python3-minimal,strace,uidmap
+    local release archive include=apparmor,kmod,iproute2,procps,python3-minimal,strace,uidmap
     release=$(. /etc/os-release && echo "$VERSION_CODENAME") || return
     # The number goes up when the list above changes.
-    archive=$1/debian-$release-1.tar
+    archive=$1/debian-$release-2.tar
     if [[ ! -e $archive ]]; then
         mmdebstrap --variant=minbase --include="$include" "$release" "$archive.part.tar" \
             >"$logs/mmdebstrap.log" 2>&1 </dev/null || return

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::thread;
 
-use common::require;
+use common::{Missing, require};
 use coracle::ErrorKind;
 use coracle::namespaces::seccomp::{Action, Arg, Op, Response, Seccomp};
 use coracle::namespaces::{
@@ -303,4 +303,74 @@ fn a_security_module_that_is_not_there_is_an_error() {
         );
     }
     std::io::stderr().flush().expect("flush");
+}
+
+/// The name of the profile that tests/vm/rounds loads: all is allowed but to read a file called `denied`.
+fn apparmor_profile() -> Result<&'static str, Missing> {
+    let (name, loaded) = ("coracle-test", "/sys/kernel/security/apparmor/policy/profiles");
+    let need = format!("the AppArmor profile {name}");
+    let entries =
+        std::fs::read_dir(loaded).map_err(|err| Missing::new(&need, format!("{loaded}: {err}")))?;
+    // The kernel adds a number to the name.
+    let known = entries
+        .flatten()
+        .any(|entry| entry.file_name().to_string_lossy().starts_with(&format!("{name}.")));
+    if known { Ok(name) } else { Err(Missing::new(need, "it is not loaded")) }
+}
+
+#[test]
+fn a_label_of_apparmor_confines_the_program() {
+    let profile = require!(apparmor_profile());
+    let sandbox = common::setup("apparmor");
+    let script = |dir: &std::path::Path| {
+        format!(
+            "cat /proc/self/attr/apparmor/current; cd {}; for f in allowed denied; do echo $f >$f; cat $f; done",
+            dir.display()
+        )
+    };
+    let labelled = format!("{profile} (enforce)\nallowed\n");
+    let confined = |said: &str| {
+        assert!(
+            said.starts_with(&labelled) && said.ends_with("denied: Permission denied\n"),
+            "{said}"
+        );
+    };
+    let mut plain = Command::new("sh");
+    plain.args(["-c", &script(sandbox.path())]);
+    assert_eq!(says(&mut plain), "unconfined\nallowed\ndenied\n");
+    confined(&says(plain.apparmor(profile)));
+    confined(&says(plain.no_new_privileges(true)));
+
+    // In all namespaces, that of users too, with and without a pid 1 of ours.
+    let inside = script("/tmp".as_ref());
+    assert_eq!(says(&mut sh(&inside)), "unconfined\nallowed\ndenied\n");
+    confined(&says(sh(&inside).apparmor(profile)));
+    confined(&says(sh(&inside).apparmor(profile).init()));
+    // What is executed in a container has the label it asks for itself, not that of the container.
+    let mut container = Command::new("sleep");
+    let container = container.arg("1000").isolated().apparmor(profile).spawn().expect("spawn");
+    for (label, confine) in [(None, false), (Some(profile), true)] {
+        let mut command = Command::new("sh");
+        command.args(["-c", &inside]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Some(label) = label {
+            command.apparmor(label);
+        }
+        let output = container.exec(&mut command).expect("exec").wait_with_output().expect("wait");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        if confine { confined(&said) } else { assert_eq!(said, "unconfined\nallowed\ndenied\n") }
+    }
+    // The host's own label is untouched.
+    let own = std::fs::read_to_string("/proc/thread-self/attr/apparmor/current").expect("read");
+    assert_eq!(own, "unconfined\n");
+}
+
+#[test]
+fn a_label_that_apparmor_does_not_know_is_an_error() {
+    require!(apparmor_profile());
+    for command in [&mut Command::new("true"), &mut sh("true")] {
+        let err = command.apparmor("coracle-unknown").spawn().expect_err("no such profile");
+        assert_eq!(err.kind(), ErrorKind::NotFound, "{err:?}");
+        assert!(format!("{err:#}").contains("the apparmor label coracle-unknown"), "{err:?}");
+        assert!(err.hint().is_some_and(|hint| hint.contains("apparmor_parser")), "{err:?}");
+    }
 }

@@ -437,7 +437,8 @@ impl Command {
         self
     }
 
-    /// The AppArmor profile to change to at exec.
+    /// The AppArmor profile to change to at exec. It must be loaded, and whoever is confined himself needs the leave of
+    /// his own profile (`change_profile`); no privilege is needed.
     pub fn apparmor(&mut self, profile: impl Into<String>) -> &mut Self {
         self.apparmor = Some(profile.into());
         self

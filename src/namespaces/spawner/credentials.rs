@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 
+use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
 use nix::unistd::{getegid, geteuid};
 
 use super::Builder;
@@ -213,16 +214,28 @@ impl Builder<'_> {
             let Some(label) = label else { continue };
             c_string("security label", label)?;
             let (path, data) = if kind == "apparmor" {
-                if !std::path::Path::new("/sys/module/apparmor").exists() {
+                let enabled = "/sys/module/apparmor/parameters/enabled";
+                if !std::fs::read_to_string(enabled).is_ok_and(|value| value.starts_with('Y')) {
                     return Err(no_lsm("AppArmor"));
                 }
-                (c"/proc/self/attr/apparmor/exec", format!("exec {label}"))
+                // Since Linux 5.1 security modules share the kernel, and the plain file belongs to the first of them.
+                let own = c"/proc/self/attr/apparmor/exec";
+                let alone = !std::path::Path::new("/proc/self/attr/apparmor").exists();
+                (if alone { c"/proc/self/attr/exec" } else { own }, format!("exec {label}"))
             } else {
                 if !std::path::Path::new("/sys/fs/selinux").exists() {
                     return Err(no_lsm("SELinux"));
                 }
                 (c"/proc/self/attr/exec", label.clone())
             };
+            // Another file system would take the label and do nothing.
+            let proc =
+                statfs("/proc/self/attr").context(|| "look for the security labels in /proc")?;
+            if proc.filesystem_type() != PROC_SUPER_MAGIC {
+                return Err(Error::unsupported(format!(
+                    "set the {kind} label {label}: /proc is no proc file system"
+                )));
+            }
             steps.push(Step::WriteFile {
                 dir: None,
                 path: path.into(),

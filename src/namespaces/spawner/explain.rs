@@ -276,6 +276,14 @@ fn step_hint(step: &Step, failed: &Failed<'_>) -> Option<String> {
         {
             Some("lowering it takes CAP_SYS_RESOURCE".into())
         }
+        Step::WriteFile { path, .. } if path.to_bytes().starts_with(b"/proc/self/attr/") => match errno {
+            libc::ENOENT => Some("no such profile is loaded: apparmor_parser --replace FILE loads one".into()),
+            libc::EINVAL => Some("the security module's policy knows no such label".into()),
+            libc::EACCES | libc::EPERM => {
+                Some("the policy that confines the host does not let it change to this label".into())
+            }
+            _ => None,
+        },
         Step::SetNs { .. } if errno == libc::EINVAL => {
             Some("joining namespaces by pidfd needs Linux 5.8".into())
         }
