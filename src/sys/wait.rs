@@ -39,8 +39,9 @@ pub(crate) fn wait(pidfd: impl AsFd, block: bool) -> io::Result<Option<Ended>> {
         match io::Error::last_os_error() {
             err if err.raw_os_error() == Some(libc::EINTR) => {}
             err if err.raw_os_error() == Some(libc::ECHILD) => {
-                if !block && !poll(&pidfd, Some(Duration::ZERO))? {
-                    return Ok(None);
+                // Not ended, and yet not to be waited for: a child of somebody else.
+                if !poll(&pidfd, Some(Duration::ZERO))? {
+                    return if block { Err(err) } else { Ok(None) };
                 }
                 return match exit_info(fd) {
                     Some(status) => Ok(Some(Ended { status, usage: None })),
@@ -73,14 +74,26 @@ struct PidfdInfo {
     exit_code: i32,
 }
 
-/// The exit status of a process that has been reaped already.
+/// The exit status of a process that has ended and that somebody else reaps.
+///
+/// waitid(2) forgets a process a moment before its pidfd learns the status, so this looks again until
+/// the kernel knows nothing of the process any more, for a second at most.
 fn exit_info(pidfd: i32) -> Option<i32> {
     const PIDFD_GET_INFO: libc::c_ulong = 0xC040_FF0B;
     const PIDFD_INFO_EXIT: u64 = 1 << 3;
-    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
-    // SAFETY: the kernel fills one pidfd_info, whose size is part of the request's number.
-    let result = unsafe { libc::ioctl(pidfd, PIDFD_GET_INFO, &raw mut info) };
-    (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
+    let deadline = Instant::now() + Duration::from_secs(1);
+    loop {
+        let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+        // SAFETY: the kernel fills one pidfd_info, whose size is part of the request's number.
+        let result = unsafe { libc::ioctl(pidfd, PIDFD_GET_INFO, &raw mut info) };
+        if result == 0 && info.mask & PIDFD_INFO_EXIT != 0 {
+            return Some(info.exit_code);
+        }
+        if result != 0 || Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
 }
 
 /// Waits until the fd is readable, which a pidfd is once its process has ended. False: the time is up.
