@@ -180,7 +180,7 @@ fn zeros_are_written_up_to_a_limit_and_what_is_more_of_them_are_holes() {
         let mut archive = Vec::new();
         pack.tree(open(&top), &mut archive).unwrap();
         // What belongs to a subordinate id afterwards is for `dir` to remove.
-        let out = dir.dir(&format!("out-{}", archive.len()));
+        let out = dir.dir(format!("out-{}", archive.len()));
         Unpack::new().run(archive.as_slice(), open(&out)).unwrap();
         assert!(
             ["a", "b", "c"]

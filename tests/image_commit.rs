@@ -196,7 +196,7 @@ fn a_bad_commit_leaves_the_store_as_it_was() {
     let store = Store::open(dir.join("images")).unwrap();
     let base = base_image(&store, &dir);
     let rootfs = base.rootfs().unwrap().writable(dir.join("scratch")).unwrap();
-    let before = store.usage().unwrap().total;
+    let before = store.usage().unwrap().total.blobs;
     let commit = || store.commit(&rootfs, "bad").parent(&base);
     for (commit, why) in [
         (store.commit(&rootfs, "Bad Name").parent(&base), "Bad Name"),
@@ -208,7 +208,7 @@ fn a_bad_commit_leaves_the_store_as_it_was() {
         assert!(format!("{err:#}").contains(why), "{err:#}");
     }
     store.collect_garbage().unwrap();
-    assert_eq!(store.usage().unwrap().total, before);
+    assert_eq!(store.usage().unwrap().total.blobs, before);
     assert!(store.image("bad").is_err());
 }
 
@@ -243,7 +243,7 @@ fn a_root_filesystem_of_other_layers_is_no_change_of_the_parent() {
     let app = store.commit(&rootfs, "app").parent(&base).run().unwrap();
     let upon_app = app.rootfs().unwrap().writable(dir.join("other")).unwrap();
     let by_hand = Rootfs::stack([dir.join("base")]).read_only().unwrap();
-    let before = store.usage().unwrap().total;
+    let before = store.usage().unwrap().total.blobs;
     for (rootfs, parent) in [(&rootfs, &app), (&upon_app, &base), (&by_hand, &base)] {
         let err = store.commit(rootfs, "bad").parent(parent).run().unwrap_err();
         assert_eq!(err.kind(), ErrorKind::InvalidInput, "{err:#}");
@@ -251,7 +251,7 @@ fn a_root_filesystem_of_other_layers_is_no_change_of_the_parent() {
         assert!(err.hint().is_some_and(|hint| hint.contains("`rootfs` of that image")), "{err:#}");
     }
     store.collect_garbage().unwrap();
-    assert_eq!(store.usage().unwrap().total, before);
+    assert_eq!(store.usage().unwrap().total.blobs, before);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
+#[path = "image_archives/drivers.rs"]
+mod drivers;
 #[path = "image_archives/fixture.rs"]
 #[allow(dead_code, reason = "each suite uses another part")]
 mod fixture;
@@ -13,48 +15,15 @@ use std::sync::Mutex;
 use std::time::{Duration, UNIX_EPOCH};
 
 use coracle::ErrorKind;
-use coracle::image::{Digest, Image, Store};
-use coracle::layers::{Compression, Driver, LayerStore};
+use coracle::image::{Digest, Image};
+use coracle::layers::Compression;
 use nix::unistd::geteuid;
 use tar::EntryType;
 
 use common::stack::root;
 use common::{require, setup};
-use fixture::{Entry, inventory, sound, tar};
-
-/// Runs `body` on a store of each driver, and for root once more on a btrfs of its own.
-fn each(name: &str, body: impl Fn(&Store)) {
-    let run = |driver: Driver, dir: &Path| {
-        let store = Store::open(dir.join(driver.as_str())).unwrap();
-        LayerStore::open_with(store.path().join("layers"), driver).unwrap();
-        assert_eq!(store.layers().unwrap().driver(), driver);
-        body(&store);
-        sound(&store);
-        // What is another user's only the store can remove.
-        let images = store.images().unwrap();
-        images.iter().for_each(|it| drop(store.remove_forced(&it.digest().to_string()).unwrap()));
-        store.collect_garbage().unwrap();
-        assert_eq!(store.layers().unwrap().keys().unwrap(), [""; 0]);
-    };
-    if let Some(dir) = common::btrfs_directory() {
-        return [Driver::Overlay, Driver::Btrfs, Driver::Vfs].iter().for_each(|it| run(*it, &dir));
-    }
-    require!(common::stacks());
-    require!(common::program("getfattr"));
-    let dir = setup(name);
-    run(Driver::Overlay, &dir);
-    run(Driver::Vfs, &dir);
-    if geteuid().is_root() {
-        require!(common::btrfs());
-        common::on_btrfs();
-    }
-}
-
-/// An image of these layers, each a list of entries.
-fn add(store: &Store, name: &str, layers: &[Vec<Entry>]) -> Image {
-    let layers: Vec<_> = layers.iter().map(|it| (tar(it), Compression::None)).collect();
-    fixture::add(store, name, &layers, &["/bin/true"])
-}
+use drivers::{add, each};
+use fixture::{Entry, inventory, sound};
 
 fn files(image: &Image) -> BTreeMap<PathBuf, String> {
     let stack = image.rootfs().unwrap();

@@ -12,8 +12,9 @@ use crate::template;
 
 /// Show what takes the space
 ///
-/// Images that share layers are counted once. RECLAIMABLE is what removing all that nothing uses would free; garbage
-/// is what the next `prune` frees anyway.
+/// Images that share layers are counted once. Layers are unpacked for the first container that needs them, beside the
+/// images. RECLAIMABLE is what removing all images that nothing uses would free; garbage is what the next `prune` frees
+/// anyway.
 #[derive(clap::Args)]
 #[command(after_help = format!("{}\n  The fields: .Type .TotalCount .Active .Size .Reclaimable", template::HELP))]
 pub struct Args {
@@ -43,11 +44,12 @@ const DETAILS: View = View {
         ("ID", "IMAGE ID"),
         ("CreatedSince", "CREATED"),
         ("Size", "SIZE"),
+        ("UnpackedSize", "UNPACKED"),
         ("SharedSize", "SHARED SIZE"),
         ("UniqueSize", "UNIQUE SIZE"),
         ("Containers", "CONTAINERS"),
     ],
-    default: "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}",
+    default: "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.UnpackedSize}}\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}",
 };
 
 impl Args {
@@ -65,22 +67,18 @@ impl Args {
 
 fn summary(usage: &Usage) -> Vec<Row> {
     let active = usage.images.iter().filter(|image| !image.pins.is_empty()).count();
-    let size = usage.total - usage.garbage;
-    let images = vec![
-        "Images".to_owned(),
-        usage.images.len().to_string(),
-        active.to_string(),
-        human::size(size, 4),
-        share(usage.reclaimable, size),
-    ];
-    let garbage = vec![
-        "Garbage".to_owned(),
-        "-".to_owned(),
-        "-".to_owned(),
-        human::size(usage.garbage, 4),
-        share(usage.garbage, usage.garbage),
-    ];
-    vec![images, garbage]
+    let needed = usage.total - usage.garbage;
+    let row = |kind: &str, count: Option<[usize; 2]>, size: u64, reclaimable: u64| {
+        let [total, active] =
+            count.map_or(["-".to_owned(), "-".to_owned()], |count| count.map(|it| it.to_string()));
+        vec![kind.to_owned(), total, active, human::size(size, 4), share(reclaimable, size)]
+    };
+    let garbage = usage.garbage.bytes();
+    vec![
+        row("Images", Some([usage.images.len(), active]), needed.blobs, usage.reclaimable.blobs),
+        row("Unpacked layers", None, needed.layers, usage.reclaimable.layers),
+        row("Garbage", None, garbage, garbage),
+    ]
 }
 
 fn details(usage: &ImageUsage) -> Vec<Row> {
@@ -90,9 +88,10 @@ fn details(usage: &ImageUsage) -> Vec<Row> {
             tag,
             id(&usage.image, false),
             human::since(usage.image.created()),
-            human::size(usage.size, 3),
-            human::size(usage.shared, 3),
-            human::size(usage.unique, 3),
+            human::size(usage.size.blobs, 3),
+            human::size(usage.size.layers, 3),
+            human::size(usage.shared.bytes(), 3),
+            human::size(usage.unique.bytes(), 3),
             usage.pins.len().to_string(),
         ]
     };

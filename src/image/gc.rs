@@ -12,7 +12,7 @@ use super::digest::{ChainId, Digest};
 use super::files;
 use super::index::{ASIDE, Entry};
 use super::json;
-use super::lease::{Held, Leases};
+use super::lease::Held;
 use super::manifest::{self, Blob, DocumentKind, is_config};
 use super::store::Store;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -31,15 +31,22 @@ pub struct Collected {
 }
 
 /// What stays.
-#[derive(Debug, Default)]
-struct Needed {
-    blobs: HashSet<Digest>,
-    chains: HashSet<ChainId>,
+#[derive(Clone, Debug, Default)]
+pub(super) struct Needed {
+    pub(super) blobs: HashSet<Digest>,
+    pub(super) chains: HashSet<ChainId>,
+}
+
+impl Needed {
+    pub(super) fn extend(&mut self, other: Self) {
+        self.blobs.extend(other.blobs);
+        self.chains.extend(other.chains);
+    }
 }
 
 /// What documents need, as far as they have been read. They never change, so it stays true.
 #[derive(Debug, Default)]
-struct Known(HashMap<Digest, Rc<Links>>);
+pub(super) struct Known(HashMap<Digest, Rc<Links>>);
 
 /// What one document leads to.
 #[derive(Debug, Default)]
@@ -67,8 +74,14 @@ impl Known {
         Ok(())
     }
 
-    fn of_leases(&mut self, store: &Store, leases: &Leases, needed: &mut Needed) -> Result<()> {
-        for held in &leases.held {
+    /// Marks what leases hold.
+    pub(super) fn of_held<'a>(
+        &mut self,
+        store: &Store,
+        held: impl IntoIterator<Item = &'a Held>,
+        needed: &mut Needed,
+    ) -> Result<()> {
+        for held in held {
             match held {
                 Held::Blob(digest) => drop(needed.blobs.insert(*digest)),
                 Held::Chain(chain) => drop(needed.chains.insert(*chain)),
@@ -80,7 +93,7 @@ impl Known {
 
     /// A document and all that it leads to. With a list instead of recursion: indexes may name indexes, any number of
     /// times.
-    fn of_document(
+    pub(super) fn of_document(
         &mut self,
         store: &Store,
         digest: Digest,
@@ -181,7 +194,7 @@ impl Store {
         let leases = self.leases()?;
         let mut needed = Needed::default();
         known.of_entries(self, &index.entries, &mut needed)?;
-        known.of_leases(self, &leases, &mut needed)?;
+        known.of_held(self, &leases.held, &mut needed)?;
 
         let mut collected = Collected::default();
         for (name, digest) in self.blobs()? {
@@ -211,7 +224,7 @@ impl Store {
     }
 
     /// Unpacked layers, whichever drivers they were unpacked with.
-    fn layer_stores(&self) -> Result<Vec<LayerStore>> {
+    pub(super) fn layer_stores(&self) -> Result<Vec<LayerStore>> {
         let directory = self.path().join("layers");
         let names = entries(&directory)?.into_iter().filter_map(|path| {
             path.file_name().and_then(OsStr::to_str).and_then(|name| name.parse::<Driver>().ok())

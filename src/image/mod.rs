@@ -55,5 +55,5 @@ pub use reference::Reference;
 pub use squash::Squash;
 pub use store::Store;
 pub use tree::Tree;
-pub use usage::{ImageUsage, Usage};
+pub use usage::{ImageUsage, Space, Usage};
 pub use verify::{Damage, Repaired, Verified};

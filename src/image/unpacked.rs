@@ -179,7 +179,7 @@ fn is_trusted(layers: &LayerStore, key: &str, boot: &str) -> Result<bool> {
     if !layers.contains(key) {
         return Ok(false);
     }
-    match Record::read(&layers.path(key).join(RECORD)) {
+    match Record::of(layers, key) {
         Some(Record { made_in: None, .. }) => Ok(true),
         Some(Record { made_in: Some(made_in), .. }) if made_in == boot => Ok(true),
         _ => layers.remove(key).map(|_| false),
@@ -234,15 +234,20 @@ impl<R: std::io::Read> std::io::Read for Hashed<R> {
     }
 }
 
+/// Where a layer comes from.
 #[derive(Clone, Debug, PartialEq)]
-struct Record {
+pub(super) struct Record {
     diff_id: DiffId,
-    parent: Option<ChainId>,
+    pub(super) parent: Option<ChainId>,
     /// The boot of the machine that it was unpacked in, unless it has been synced.
     made_in: Option<String>,
 }
 
 impl Record {
+    pub(super) fn of(layers: &LayerStore, key: &str) -> Option<Self> {
+        Self::read(&layers.path(key).join(RECORD))
+    }
+
     /// `None` for what cannot be believed.
     fn read(path: &Path) -> Option<Self> {
         let object = json::object(&files::read(path, MAX_RECORD).ok()?).ok()?;

@@ -46,7 +46,7 @@ fn an_empty_store_has_headers_only() {
     for quiet in [&["images", "-q"][..], &["images", "--tree"], &["images", "--format", "json"]] {
         assert!(lines(&store, quiet).is_empty(), "{quiet:?}");
     }
-    assert_eq!(lines(&store, &["system", "df"]).len(), 3);
+    assert_eq!(lines(&store, &["system", "df"]).len(), 4);
     assert!(lines(&store, &["verify"])[0].ends_with("0 images, 0 blobs, 0B read: all is well"));
 }
 
@@ -205,10 +205,11 @@ fn space_is_told_by_kind_and_by_image() {
     store.pin("container-1", &app).unwrap();
     store.work().unwrap().ingest(&[b'x'; 2500][..], None).unwrap();
     let table = lines(&store, &["system", "df"]);
-    assert_eq!(table[0], "TYPE      TOTAL     ACTIVE    SIZE      RECLAIMABLE");
-    assert!(table[1].starts_with("Images    4         1         1"), "{table:#?}");
+    assert_eq!(table[0], "TYPE              TOTAL     ACTIVE    SIZE      RECLAIMABLE");
+    assert!(table[1].starts_with("Images            4         1         1"), "{table:#?}");
+    assert_eq!(table[2], "Unpacked layers   -         -         0B        0B");
     assert!(
-        table[2].starts_with("Garbage   -         -         2.5kB     2.5kB (100%)"),
+        table[3].starts_with("Garbage           -         -         2.5kB     2.5kB (100%)"),
         "{table:#?}"
     );
     let json = lines(&store, &["system", "df", "--format", "json"]);
@@ -217,7 +218,7 @@ fn space_is_told_by_kind_and_by_image() {
     let details = lines(&store, &["system", "df", "-v"]);
     assert_eq!(details[..2], ["Images space usage:", ""]);
     assert!(
-        details[2].ends_with("SIZE      SHARED SIZE   UNIQUE SIZE   CONTAINERS"),
+        details[2].ends_with("SIZE      UNPACKED   SHARED SIZE   UNIQUE SIZE   CONTAINERS"),
         "{}",
         details[2]
     );

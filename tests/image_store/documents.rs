@@ -56,6 +56,18 @@ fn set(
 }
 
 #[test]
+fn usage_counts_all_platforms_that_are_here() {
+    let dir = setup("image-platforms-usage");
+    let store = store(&dir);
+    let host = Platform::host();
+    let image = set(&store, "app", |work| index(work, &["-s390x", host.architecture(), "riscv64"]));
+    let usage = store.usage().unwrap();
+    assert_eq!(usage.images[0].size, usage.total);
+    assert!(usage.total.blobs > image.unwrap().size(), "{usage:?}");
+    assert_eq!((usage.garbage.bytes(), usage.reclaimable), (0, usage.total));
+}
+
+#[test]
 fn an_index_gives_the_host_s_image_and_each_other_that_is_asked_for() {
     let dir = setup("image-platforms");
     let store = store(&dir);

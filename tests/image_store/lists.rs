@@ -177,15 +177,16 @@ fn usage_tells_what_is_shared_and_what_removing_would_free() {
     drop(work);
     let usage = store.usage().unwrap();
     let of = |image: &Image| usage.images.iter().find(|it| it.image == *image).unwrap();
-    assert_eq!((of(&one).size, of(&one).shared), (one.size(), 4));
-    assert_eq!(of(&two).unique, two.size() - 4);
-    assert_eq!(usage.garbage, 8);
-    assert_eq!(usage.reclaimable, one.size() + two.size() - 4);
+    assert_eq!((of(&one).size.blobs, of(&one).shared.blobs), (one.size(), 4));
+    assert_eq!(of(&two).unique.blobs, two.size() - 4);
+    assert_eq!(usage.garbage.blobs, 8);
+    assert_eq!(usage.reclaimable.blobs, one.size() + two.size() - 4);
     assert_eq!(usage.total, usage.reclaimable + usage.garbage);
-    let unique = of(&one).unique;
+    assert_eq!(usage.total.layers, 0);
+    let unique = of(&one).unique.blobs;
     store.pin("box", &two).unwrap();
     let usage = store.usage().unwrap();
-    assert_eq!(usage.reclaimable, unique);
+    assert_eq!(usage.reclaimable.blobs, unique);
     assert_eq!(usage.images.iter().map(|it| it.pins.len()).sum::<usize>(), 1);
     // Which is what comes true.
     assert_eq!(store.prune(&Filter::new()).unwrap().collected.bytes, unique + 8);

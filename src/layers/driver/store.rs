@@ -268,7 +268,8 @@ impl LayerStore {
         Ok(true)
     }
 
-    /// What the layer occupies, or, given its parent, what it does in addition to that.
+    /// What the layer occupies, or, given its parent, what it does in addition to that. What was merged for stacks that
+    /// end with it is part of it.
     ///
     /// # Errors
     ///
@@ -283,7 +284,16 @@ impl LayerStore {
             Some(parent) if self.driver() == Driver::Btrfs => Some(self.tree(parent)?),
             _ => None,
         };
-        measure(self.tree(key)?, parent, access).context(attempt)
+        measure(self.tree(key)?, parent, self.merged(key).context(attempt)?, access)
+            .context(attempt)
+    }
+
+    /// The directories that were merged for this layer.
+    fn merged(&self, key: &str) -> Result<Vec<OwnedFd>> {
+        let dir = open_directory(&self.0.directory.fd, key)?;
+        let merged = names(&dir)?.into_iter().filter(|name| name.starts_with(MERGED));
+        // One that is outdated may go away meanwhile.
+        Ok(merged.filter_map(|name| open_directory(&dir, &name).ok()).collect())
     }
 
     /// Removes what processes have left that died while they made or removed layers. Returns how many directories

@@ -20,6 +20,13 @@ pub struct Usage {
     pub inodes: u64,
 }
 
+impl Usage {
+    fn add(&mut self, stat: &FileStat) {
+        self.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+        self.inodes += 1;
+    }
+}
+
 /// Snapshots keep inode numbers, and the time of the last change unless there was another.
 type State = (u64, i64, i64);
 
@@ -27,8 +34,14 @@ fn state(stat: &FileStat) -> State {
     (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec)
 }
 
-/// What is below `tree`, and itself, without what a `parent` that it is a snapshot of has as well.
-pub(super) fn measure(tree: OwnedFd, parent: Option<OwnedFd>, access: Access<'_>) -> Result<Usage> {
+/// What is below `tree`, and itself, without what a `parent` that it is a snapshot of has as well; and what was `merged`
+/// for it, in which files with several names are those of layers.
+pub(super) fn measure(
+    tree: OwnedFd,
+    parent: Option<OwnedFd>,
+    merged: Vec<OwnedFd>,
+    access: Access<'_>,
+) -> Result<Usage> {
     let mut known = HashSet::new();
     if let Some(parent) = parent {
         walk(parent, access, |stat| {
@@ -38,14 +51,23 @@ pub(super) fn measure(tree: OwnedFd, parent: Option<OwnedFd>, access: Access<'_>
     let mut usage = Usage::default();
     let mut counted = HashSet::new();
     walk(tree, access, |stat| {
-        let again =
-            !is_directory(stat) && stat.st_nlink > 1 && !counted.insert((stat.st_dev, stat.st_ino));
+        let again = has_several_names(stat) && !counted.insert((stat.st_dev, stat.st_ino));
         if !again && !known.contains(&state(stat)) {
-            usage.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-            usage.inodes += 1;
+            usage.add(stat);
         }
     })?;
+    for tree in merged {
+        walk(tree, access, |stat| {
+            if !has_several_names(stat) {
+                usage.add(stat);
+            }
+        })?;
+    }
     Ok(usage)
+}
+
+fn has_several_names(stat: &FileStat) -> bool {
+    !is_directory(stat) && stat.st_nlink > 1
 }
 
 fn walk(tree: OwnedFd, access: Access<'_>, mut visit: impl FnMut(&FileStat)) -> Result<()> {
