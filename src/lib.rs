@@ -75,6 +75,10 @@
 #![deny(clippy::exit, clippy::print_stderr, clippy::print_stdout)]
 
 mod error;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+#[allow(clippy::missing_panics_doc, missing_docs, reason = "for fuzz/ alone")]
+pub mod fuzzing;
 #[cfg(test)]
 #[path = "../tests/common/machine.rs"]
 #[allow(dead_code, reason = "shared with the integration tests")]

@@ -176,11 +176,13 @@ fn zeros_are_written_up_to_a_limit_and_what_is_more_of_them_are_holes() {
     for name in ["a", "b", "c"] {
         File::create(top.join(name)).unwrap().set_len(3 << 20).unwrap();
     }
-    let pack = |pack: Pack<'_>| {
+    let mut number = 0;
+    let mut pack = |pack: Pack<'_>| {
         let mut archive = Vec::new();
         pack.tree(open(&top), &mut archive).unwrap();
         // What belongs to a subordinate id afterwards is for `dir` to remove.
-        let out = dir.dir(format!("out-{}", archive.len()));
+        number += 1;
+        let out = dir.dir(format!("out-{number}"));
         Unpack::new().run(archive.as_slice(), open(&out)).unwrap();
         assert!(
             ["a", "b", "c"]

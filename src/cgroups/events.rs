@@ -85,13 +85,13 @@ struct Watched<T> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct State {
+pub(super) struct State {
     populated: bool,
     frozen: bool,
 }
 
 impl State {
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         let is = |name| field(text, name) == Some(1);
         Self { populated: is("populated"), frozen: is("frozen") }
     }

@@ -162,7 +162,7 @@ fn below<'a>(own: &'a str, root: &str) -> Option<&'a str> {
 
 /// The line of a cgroup mount in mountinfo.
 #[derive(Debug)]
-struct Mount {
+pub(super) struct Mount {
     v2: bool,
     root: String,
     point: PathBuf,
@@ -170,7 +170,7 @@ struct Mount {
 }
 
 impl Mount {
-    fn parse(line: &str) -> Option<Self> {
+    pub(super) fn parse(line: &str) -> Option<Self> {
         let (left, right) = line.split_once(" - ")?;
         let mut right = right.split(' ');
         let v2 = match right.next()? {

@@ -20,6 +20,8 @@ mod device_program;
 mod devices;
 mod dir;
 mod events;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod layout;
 mod limits;
 mod name;

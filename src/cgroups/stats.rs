@@ -347,7 +347,7 @@ pub(super) fn limit(text: &str) -> Option<u64> {
 }
 
 /// `8:0 rbytes=90430464 wbytes=299008000 rios=8950 wios=1252 dbytes=0 dios=0`
-fn parse_io_v2(text: &str) -> Vec<IoStats> {
+pub(super) fn parse_io_v2(text: &str) -> Vec<IoStats> {
     let line = |line: &str| {
         let mut words = line.split_whitespace();
         let (major, minor) = device(words.next()?)?;
@@ -368,7 +368,7 @@ fn parse_io_v2(text: &str) -> Vec<IoStats> {
 }
 
 /// `8:0 Read 1024` in both files.
-fn parse_io_v1(bytes: &str, operations: &str) -> Vec<IoStats> {
+pub(super) fn parse_io_v1(bytes: &str, operations: &str) -> Vec<IoStats> {
     let mut all: Vec<IoStats> = Vec::new();
     for (text, is_bytes) in [(bytes, true), (operations, false)] {
         for line in text.lines() {
@@ -403,7 +403,7 @@ fn device(text: &str) -> Option<(u32, u32)> {
 }
 
 /// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and `full` the same.
-fn parse_pressure(text: &str) -> Option<Pressure> {
+pub(super) fn parse_pressure(text: &str) -> Option<Pressure> {
     let stall = |kind: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))?;
         let value = |name: &str| {

@@ -230,3 +230,11 @@ impl Store {
         Ok(())
     }
 }
+#[cfg(any(fuzzing, test))]
+pub(super) fn reads_what_it_writes(bytes: &[u8]) {
+    let Ok(index) = Index::parse(bytes) else { return };
+    let written = index.to_bytes().expect("what was JSON is JSON");
+    let read = Index::parse(&written).expect("an index that was accepted");
+    assert_eq!(read.to_bytes().expect("the same"), written);
+    assert_eq!(read.entries.len(), index.entries.len());
+}

@@ -11,6 +11,8 @@ mod config;
 mod digest;
 mod draft;
 mod files;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod gc;
 mod history;
 #[allow(clippy::module_inception, reason = "a file is named for its main type")]

@@ -6,6 +6,8 @@ mod child;
 mod command;
 mod device;
 mod exit_status;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod guests;
 mod id_map;
 mod id_range;

@@ -19,7 +19,7 @@ const SUBGID: &str = "/etc/subgid";
 pub(crate) struct Granted<'a> {
     owner: &'a str,
     start: u32,
-    count: u32,
+    pub(super) count: u32,
 }
 
 /// Consecutive ids.
@@ -37,7 +37,7 @@ impl Ids {
 
 /// The lines `owner:start:count`; others, and ranges that are empty or too long, are skipped as newuidmap
 /// does.
-fn parse(text: &str) -> impl Iterator<Item = Granted<'_>> {
+pub(super) fn parse(text: &str) -> impl Iterator<Item = Granted<'_>> {
     text.lines().filter_map(|line| {
         let mut fields = line.trim().split(':');
         let (owner, start, count) = (fields.next()?, fields.next()?, fields.next()?);

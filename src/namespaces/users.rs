@@ -59,6 +59,12 @@ impl Identity {
         let resolve = || spec.resolve(&read(PASSWD)?, &read(GROUP)?);
         resolve().map_err(|err| err.context(format!("find user {user} in the image")))
     }
+
+    /// The same, in files that have been read.
+    #[cfg(any(fuzzing, test))]
+    pub(crate) fn in_files(user: &str, passwd: &[u8], group: &[u8]) -> Result<Self> {
+        Spec::parse(user)?.resolve(passwd, group)
+    }
 }
 
 /// A user or group by number or name.
@@ -258,7 +264,7 @@ mod tests {
         nothing:x:30\n";
 
     fn resolve(spec: &str) -> Result<Identity> {
-        Spec::parse(spec)?.resolve(PASSWD_FILE, GROUP_FILE)
+        Identity::in_files(spec, PASSWD_FILE, GROUP_FILE)
     }
 
     #[test]
