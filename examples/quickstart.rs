@@ -30,7 +30,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let rootfs = Rootfs::stack([&base, &app]).writable(dir.path().join("scratch"))?;
     let status = run(JOB, &rootfs)?;
-    println!("{status}; of processor time it used {:?}", status.usage().map(|it| it.user_time));
+    let used = status.usage().map_or_else(Duration::default, |usage| usage.user_time);
+    println!("{status}; of processor time it used {used:.1?}");
     for change in rootfs.changes()? {
         println!("it changed: {change}");
     }
