@@ -9,12 +9,22 @@ mod drivers;
 #[allow(dead_code, reason = "each suite uses another part")]
 mod fixture;
 
-use coracle::image::{Image, Store, Usage};
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use coracle::ErrorKind;
+use coracle::image::{Image, Store, Usage, Verified};
 use coracle::layers::{Driver, LayerStore};
+
+use nix::unistd::geteuid;
+use tar::EntryType;
 
 use common::{require, setup};
 use drivers::{add, each};
-use fixture::Entry;
+use fixture::{Entry, sound};
 
 const MIB: u64 = 1 << 20;
 
@@ -101,4 +111,272 @@ fn usage_of_a_deep_image_has_what_was_merged_for_it() {
     let merged = inodes(&store.usage().unwrap()) - unmerged;
     // Of the lowest sixteen layers: the root directory and the fifteen in it.
     assert_eq!(merged, 16);
+}
+
+/// A bit of everything, of several owners; the second layer changes the first, the third that.
+fn layers() -> [Vec<Entry>; 3] {
+    let secret = |entry: Entry| entry.owner(1000, 1001);
+    [
+        vec![
+            Entry::directory("etc"),
+            Entry::file("etc/old", "old"),
+            Entry::file("etc/kept", "kept"),
+            Entry::directory("opt"),
+            Entry::file("opt/hidden", "hidden"),
+            secret(Entry::directory("secret").mode(0o700)),
+            secret(Entry::file("secret/key", "key").mode(0o600)),
+            Entry::file("low", "low"),
+        ],
+        vec![
+            Entry::file("etc/passwd", "root:x"),
+            Entry::file("etc/.wh.old", ""),
+            Entry::directory("opt"),
+            Entry::file("opt/.wh..wh..opq", ""),
+            Entry::file("opt/tool", "tool").mode(0o755),
+            Entry::link("opt/alias", EntryType::Link, "opt/tool"),
+            Entry::link("opt/lower", EntryType::Link, "low"),
+            Entry::link("opt/leads", EntryType::Symlink, "tool"),
+            Entry::new("opt/pipe", EntryType::Fifo),
+            secret(Entry::file("secret/deep/more", "more").mode(0o600)),
+            Entry::file("noted", "noted").xattr("user.note", b"one"),
+        ],
+        vec![Entry::file("top", "top"), Entry::file("etc/.wh.passwd", "")],
+    ]
+}
+
+/// All but the times of directories, of which some are of the moment.
+fn files(image: &Image) -> BTreeMap<PathBuf, String> {
+    let mut archive = Vec::new();
+    image.export(&mut archive).unwrap();
+    let mut files = BTreeMap::new();
+    for entry in tar::Archive::new(&archive[..]).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let mut content = String::new();
+        entry.read_to_string(&mut content).unwrap();
+        let (header, link) = (entry.header(), entry.link_name().unwrap());
+        let (mode, owner) =
+            (header.mode().unwrap(), (header.uid().unwrap(), header.gid().unwrap()));
+        let kind = header.entry_type();
+        let told = format!("{kind:?} {mode:o} {owner:?} {link:?} {content}");
+        files.insert(entry.path().unwrap().into_owned(), told);
+    }
+    files
+}
+
+/// Where a layer of the image lies, counted from the lowest.
+fn place(store: &Store, image: &Image, at: usize) -> PathBuf {
+    store.layers().unwrap().path(&image.chain_ids()[at].0.hex())
+}
+
+/// Another content, with nothing else to tell it by.
+fn tamper(path: &Path) {
+    let metadata = fs::metadata(path).unwrap();
+    let mut content = fs::read(path).unwrap();
+    content[0] ^= 1;
+    fs::write(path, content).unwrap();
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_modified(metadata.modified().unwrap()).unwrap();
+}
+
+fn replace(path: &Path, make: impl FnOnce(&Path)) {
+    fs::remove_file(path).unwrap();
+    make(path);
+}
+
+type Harm = (&'static str, fn(&Path), &'static str);
+
+const HARMS: [Harm; 9] = [
+    ("content", |tree| tamper(&tree.join("etc/passwd")), "/etc/passwd is not what it was"),
+    (
+        "a mode",
+        |tree| fs::set_permissions(tree.join("opt/tool"), Permissions::from_mode(0o4755)).unwrap(),
+        "/opt/alias is not what it was, /opt/tool is not what it was",
+    ),
+    (
+        "a directory's mode",
+        |tree| fs::set_permissions(tree.join("opt"), Permissions::from_mode(0o777)).unwrap(),
+        "/opt is not what it was",
+    ),
+    ("a new file", |tree| fs::write(tree.join("opt/new"), "").unwrap(), "/opt/new has been added"),
+    ("a missing file", |tree| fs::remove_file(tree.join("noted")).unwrap(), "/noted is missing"),
+    (
+        "a link elsewhere",
+        |tree| replace(&tree.join("opt/leads"), |link| symlink("/etc/shadow", link).unwrap()),
+        "/opt/leads is not what it was",
+    ),
+    (
+        "another type",
+        |tree| replace(&tree.join("opt/pipe"), |file| fs::write(file, "").unwrap()),
+        "/opt/pipe is not what it was",
+    ),
+    (
+        "a torn hard link",
+        |tree| {
+            let (tool, alias) = (tree.join("opt/tool"), tree.join("opt/alias"));
+            replace(&alias, |alias| assert_eq!(fs::copy(&tool, alias).unwrap(), 4));
+            let modified = fs::metadata(tool).unwrap().modified().unwrap();
+            File::options().write(true).open(alias).unwrap().set_modified(modified).unwrap();
+        },
+        "/opt/alias is not what it was, /opt/tool is not what it was",
+    ),
+    (
+        "everything",
+        |tree| {
+            for name in ["a", "b", "c", "d", "e"] {
+                fs::write(tree.join(name), "").unwrap();
+            }
+        },
+        "/a has been added, /b has been added, /c has been added, and 2 more",
+    ),
+];
+
+#[test]
+fn a_changed_file_of_an_unpacked_layer_is_named_and_only_that_layer_is_unpacked_again() {
+    each("unpacked-damage", |store| {
+        let all = layers();
+        let image = add(store, "app", &all);
+        let other =
+            add(store, "other", &[all[0].clone(), all[1].clone(), vec![Entry::file("else", "")]]);
+        let expected = [files(&image), files(&other)];
+        let verified = store.verify().unwrap();
+        assert!(verified.is_sound() && verified.unchecked.is_empty(), "{verified:?}");
+        assert_eq!(verified.layers, 4);
+        let inodes = || {
+            let inode = |at| fs::metadata(place(store, &image, at)).unwrap().ino();
+            [0, 1, 2].map(inode)
+        };
+        for (what, harm, why) in HARMS {
+            let before = inodes();
+            harm(&place(store, &image, 1).join("tree"));
+            let repaired = store.repair().unwrap();
+            let images = ["app:latest", "other:latest"];
+            assert_damage(&repaired.found, &image, 1, &images, why, what);
+            assert_eq!((repaired.layers, repaired.images.len()), (1, 0), "{what}: {repaired:?}");
+            assert!(!place(store, &image, 1).exists(), "{what}");
+            assert_eq!([files(&image), files(&other)], expected, "{what}");
+            let after = inodes();
+            assert_eq!((after[0], after[2]), (before[0], before[2]), "{what}");
+        }
+        // A layer that is not there is no damage, nor does it keep those above from being checked.
+        assert!(store.layers().unwrap().remove(&image.chain_ids()[1].0.hex()).unwrap());
+        let verified = store.verify().unwrap();
+        assert!(verified.is_sound() && verified.unchecked.is_empty(), "{verified:?}");
+        assert_eq!(verified.layers, 3);
+    });
+}
+
+fn assert_damage(
+    verified: &Verified,
+    image: &Image,
+    layer: usize,
+    images: &[&str],
+    why: &str,
+    what: &str,
+) {
+    let [damage] = &verified.damage[..] else { panic!("{what}: {verified:?}") };
+    let chain = image.chain_ids()[layer];
+    assert_eq!((damage.layer, damage.blob), (Some(chain), None), "{what}");
+    assert_eq!(damage.images, images, "{what}");
+    let said = damage.to_string();
+    assert_eq!(damage.reason.kind(), ErrorKind::Malformed, "{what}: {said}");
+    assert!(
+        said.contains(&format!("the unpacked layer {chain} is damaged: {why}")),
+        "{what}: {said}"
+    );
+    assert!(verified.unchecked.is_empty(), "{what}: {verified:?}");
+}
+
+#[test]
+fn what_an_overlay_marks_and_others_own_is_compared_too() {
+    require!(common::stacks());
+    require!(common::program("setfattr"));
+    require!(common::program("unshare"));
+    let dir = setup("unpacked-marks");
+    let store = Store::open(dir.join("images")).unwrap();
+    LayerStore::open_with(store.path().join("layers"), Driver::Overlay).unwrap();
+    let image = add(&store, "app", &layers());
+    let namespace = if geteuid().is_root() { "trusted" } else { "user" };
+    // What belongs to a subordinate id only root of a user namespace may touch.
+    let change = |script: &str| {
+        let mut command = match geteuid().is_root() {
+            true => std::process::Command::new("sh"),
+            false => {
+                let mut command = std::process::Command::new("unshare");
+                command.args(["--map-auto", "--map-root-user", "sh"]);
+                command
+            }
+        };
+        fixture::run(
+            command.args(["-euc", script]).current_dir(place(&store, &image, 1).join("tree")),
+        );
+    };
+    let opaque = format!("setfattr -x {namespace}.overlay.opaque opt");
+    for (script, why) in [
+        ("rm etc/old", "/etc/old is missing"),
+        (opaque.as_str(), "/opt is not what it was"),
+        (
+            "touch -r secret/deep/more t; echo less > secret/deep/more; touch -r t secret/deep/more; rm t",
+            "/secret/deep/more is not what it was",
+        ),
+        ("chown 7 secret/deep/more", "/secret/deep/more is not what it was"),
+        ("chmod 700 secret/deep", "/secret/deep is not what it was"),
+        ("setfattr -n user.note -v two noted", "/noted is not what it was"),
+    ] {
+        unpack(&image);
+        sound(&store);
+        change(script);
+        let verified = store.verify().unwrap();
+        assert_damage(&verified, &image, 1, &["app:latest"], why, script);
+        assert_eq!(store.repair().unwrap().layers, 1, "{script}");
+    }
+    // What a pin keeps of an image that is gone is checked as well.
+    unpack(&image);
+    store.pin("box", &image).unwrap();
+    store.remove_forced("app").unwrap();
+    change("echo more >> opt/tool");
+    let why = "/opt/alias is not what it was, /opt/tool is not what it was";
+    assert_damage(&store.verify().unwrap(), &image, 1, &["the pin box"], why, "pinned");
+    assert_eq!(store.repair().unwrap().layers, 1);
+    unpack(&image);
+    sound(&store);
+    store.unpin("box").unwrap();
+    store.collect_garbage().unwrap();
+}
+
+#[test]
+fn layers_that_stand_on_a_damaged_one_are_checked_by_themselves() {
+    each("unpacked-upon", |store| {
+        let image = add(store, "app", &layers());
+        let expected = files(&image);
+        // What the layer above deletes, so that it is another layer without it.
+        let low = place(store, &image, 0).join("tree");
+        fs::remove_file(low.join("etc/old")).unwrap();
+        let verified = store.verify().unwrap();
+        assert_damage(&verified, &image, 0, &["app:latest"], "/etc/old is missing", "below");
+        tamper(&place(store, &image, 2).join("tree/top"));
+        let repaired = store.repair().unwrap();
+        assert_eq!((repaired.found.damage.len(), repaired.layers), (2, 2), "{repaired:?}");
+        assert_eq!(files(&image), expected);
+    });
+}
+
+#[test]
+fn a_damaged_blob_is_no_measure_of_what_was_unpacked_from_it() {
+    require!(common::stacks());
+    let dir = setup("unpacked-blob");
+    let store = Store::open(dir.join("images")).unwrap();
+    let image = add(&store, "app", &layers());
+    unpack(&image);
+    let blob = image.manifest().layers()[1].digest;
+    let path = store.path().join("blobs/sha256").join(blob.hex());
+    let mut bytes = fs::read(&path).unwrap();
+    let whole = bytes.clone();
+    bytes[700] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let verified = store.verify().unwrap();
+    let [damage] = &verified.damage[..] else { panic!("{verified:?}") };
+    assert_eq!((damage.blob, damage.layer), (Some(blob), None));
+    assert_eq!((verified.layers, verified.unchecked.len()), (1, 0), "those below");
+    fs::write(&path, whole).unwrap();
+    sound(&store);
 }

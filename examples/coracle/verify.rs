@@ -10,8 +10,8 @@ use crate::root::Root;
 
 /// Read everything in the store, and tell what is damaged
 ///
-/// A line for each damage, with the images that need what is damaged. Nothing is changed. The exit status is 1 if
-/// anything is damaged.
+/// A line for each damage, with the images that need what is damaged. Unpacked layers are unpacked once more, and compared.
+/// Nothing is changed. The exit status is 1 if anything is damaged.
 #[derive(clap::Args)]
 pub struct Args {
     /// Print nothing but damages
@@ -21,7 +21,8 @@ pub struct Args {
 
 /// Drop what is damaged, and only that
 ///
-/// Images that cannot be without it go with it; loading one again brings it back.
+/// Images that cannot be without it go with it; loading one again brings it back. An unpacked layer is unpacked again when it
+/// is needed.
 #[derive(clap::Args)]
 pub struct RepairArgs {}
 
@@ -29,7 +30,7 @@ impl Args {
     pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
         let store = root.store()?;
         let verified = {
-            let _spinner = Spinner::new("reading every blob");
+            let _spinner = Spinner::new("reading everything");
             store.verify()?
         };
         list(&verified, out)?;
@@ -50,12 +51,15 @@ impl RepairArgs {
     pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
         let store = root.store()?;
         let repaired = {
-            let _spinner = Spinner::new("reading every blob");
+            let _spinner = Spinner::new("reading everything");
             store.repair()?
         };
         list(&repaired.found, out)?;
         for image in &repaired.images {
             out.line(&format!("Deleted: {image}"))?;
+        }
+        if repaired.layers > 0 {
+            out.line(&format!("Deleted unpacked layers: {}", repaired.layers))?;
         }
         if let Some(name) = &repaired.kept_index {
             out.line(&format!("The damaged index is kept as {name}"))?;
@@ -65,7 +69,8 @@ impl RepairArgs {
 }
 
 fn list(verified: &Verified, out: &mut Output) -> Result<()> {
-    verified.damage.iter().try_for_each(|damage| out.line(&format!("Damaged: {damage}")))
+    verified.damage.iter().try_for_each(|damage| out.line(&format!("Damaged: {damage}")))?;
+    verified.unchecked.iter().try_for_each(|err| out.line(&format!("Not checked: {err:#}")))
 }
 
 fn summary(store: &Store, verified: &Verified) -> String {
@@ -73,9 +78,13 @@ fn summary(store: &Store, verified: &Verified) -> String {
         0 => "all is well".to_owned(),
         count => format!("damage in {count} {}", places(count)),
     };
-    let Verified { blobs, bytes, images, .. } = verified;
+    let Verified { blobs, bytes, images, layers, .. } = verified;
     let (bytes, path) = (human::size(*bytes, 4), store.path().display());
-    format!("{path}: {images} images, {blobs} blobs, {bytes} read: {found}")
+    let layers = match layers {
+        0 => String::new(),
+        layers => format!(", {layers} unpacked layers"),
+    };
+    format!("{path}: {images} images, {blobs} blobs, {bytes} read{layers}: {found}")
 }
 
 fn places(count: usize) -> &'static str {

@@ -39,6 +39,14 @@ pub(super) enum Held {
 }
 
 impl Held {
+    /// The digest, if it is a document.
+    pub(super) fn document(self) -> Option<Digest> {
+        match self {
+            Self::Document(digest) => Some(digest),
+            _ => None,
+        }
+    }
+
     fn line(self) -> String {
         match self {
             Self::Blob(digest) => format!("blob {digest}\n"),
@@ -335,11 +343,7 @@ impl Store {
 
     /// The names of the pins, sorted, each with the digests of the images that it keeps.
     pub fn pins(&self) -> Result<Vec<(String, Vec<Digest>)>> {
-        let images = |held: Vec<Held>| {
-            let document =
-                |held| if let Held::Document(digest) = held { Some(digest) } else { None };
-            held.into_iter().filter_map(document).collect()
-        };
+        let images = |held: Vec<Held>| held.into_iter().filter_map(Held::document).collect();
         Ok(self.pinned()?.into_iter().map(|(name, held)| (name, images(held))).collect())
     }
 

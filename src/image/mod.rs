@@ -6,6 +6,7 @@
 mod archive;
 mod blobs;
 mod changes;
+mod check;
 mod commit;
 mod config;
 mod digest;

@@ -148,7 +148,6 @@ impl Image {
         let chains = self.chain_ids();
         let keys: Vec<_> = chains.iter().map(|chain| chain.0.hex()).collect();
         let boot = boot_id()?;
-        let blobs = self.manifest().layers();
         for (at, (diff_id, chain)) in self.diff_ids().iter().zip(&chains).enumerate() {
             let (parents, key) = (&keys[..at], &keys[at]);
             if is_trusted(layers, key, &boot)? {
@@ -156,17 +155,16 @@ impl Image {
             }
             work.hold_chain(*chain)?;
             let parents: Vec<_> = parents.iter().map(String::as_str).collect();
-            let blob = blobs.get(at).ok_or_else(|| malformed("it lacks a layer"))?;
-            let media_type = self.manifest().spec().layers()[at].media_type().to_string();
-            let attempt = || format!("unpack the layer {}", blob.digest);
-            let staging = layers.prepare(&parents).context(attempt)?;
-            unpack_layer(self.store(), blob, &media_type, *diff_id, &staging).context(attempt)?;
+            let staging =
+                layers.prepare(&parents).context(|| format!("unpack the layer {chain}"))?;
+            unpack_layer(self, at, &staging)?;
             let record = Record {
                 diff_id: *diff_id,
                 parent: at.checked_sub(1).and_then(|below| chains.get(below)).copied(),
                 made_in: Some(boot.clone()),
             };
             let path = staging.directory().join(RECORD);
+            let attempt = || format!("keep the layer {chain}");
             std::fs::write(path, record.to_json()).map_err(files::no_space).context(attempt)?;
             staging.commit(key).context(attempt)?;
         }
@@ -174,19 +172,33 @@ impl Image {
     }
 }
 
-/// Whether the layer is there and whole. One that may not be is removed.
+/// Whether the layer is there, and all of it was written.
+pub(super) fn is_whole(layers: &LayerStore, key: &str, boot: &str) -> bool {
+    layers.contains(key)
+        && Record::of(layers, key)
+            .is_some_and(|record| record.made_in.is_none_or(|made_in| made_in == boot))
+}
+
+/// [`is_whole`]. A layer that may not be is removed.
 fn is_trusted(layers: &LayerStore, key: &str, boot: &str) -> Result<bool> {
-    if !layers.contains(key) {
-        return Ok(false);
-    }
-    match Record::of(layers, key) {
-        Some(Record { made_in: None, .. }) => Ok(true),
-        Some(Record { made_in: Some(made_in), .. }) if made_in == boot => Ok(true),
-        _ => layers.remove(key).map(|_| false),
+    match is_whole(layers, key, boot) {
+        true => Ok(true),
+        false => layers.remove(key).map(|_| false),
     }
 }
 
-fn unpack_layer(
+/// Unpacks a layer of an image, counted from the lowest.
+pub(super) fn unpack_layer(image: &Image, at: usize, staging: &Staging) -> Result<()> {
+    let manifest = image.manifest();
+    let (Some(blob), Some(diff_id)) = (manifest.layers().get(at), image.diff_ids().get(at)) else {
+        return Err(malformed(format!("the image {} lacks a layer", image.id())));
+    };
+    let media_type = manifest.spec().layers()[at].media_type().to_string();
+    let unpacked = unpack_blob(image.store(), blob, &media_type, *diff_id, staging);
+    unpacked.context(|| format!("unpack the layer {}", blob.digest))
+}
+
+fn unpack_blob(
     store: &Store,
     blob: &Blob,
     media_type: &str,
@@ -270,7 +282,7 @@ impl Record {
     }
 }
 
-fn boot_id() -> Result<String> {
+pub(super) fn boot_id() -> Result<String> {
     let id = files::read(Path::new(BOOT_ID), MAX_RECORD)?;
     Ok(String::from_utf8_lossy(&id).trim().to_owned())
 }

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::blobs::digest_of;
-use super::digest::Digest;
+use super::check::Spoiled;
+use super::digest::{ChainId, Digest};
 use super::files;
 use super::image::{Image, Wanted};
 use super::index::{Entry, Index, PREVIOUS};
@@ -30,12 +31,16 @@ pub struct Verified {
     pub bytes: u64,
     /// Images in the index.
     pub images: u64,
+    /// Unpacked layers that were compared with their blobs.
+    pub layers: u64,
+    /// Why an unpacked layer could not be compared, one for each: for want of space, say.
+    pub unchecked: Vec<Error>,
     /// What is wrong.
     pub damage: Vec<Damage>,
 }
 
 impl Verified {
-    /// Nothing is damaged.
+    /// Nothing is damaged, as far as it could be looked at.
     pub fn is_sound(&self) -> bool {
         self.damage.is_empty()
     }
@@ -47,10 +52,18 @@ impl Verified {
 pub struct Damage {
     /// The blob, if it is one.
     pub blob: Option<Digest>,
+    /// The unpacked layer, if it is one.
+    pub layer: Option<ChainId>,
     /// What is wrong.
     pub reason: Error,
     /// The images that need it, by name or digest.
     pub images: Vec<String>,
+}
+
+impl Damage {
+    fn new(blob: Option<Digest>, reason: Error, images: Vec<String>) -> Self {
+        Self { blob, layer: None, reason, images }
+    }
 }
 
 impl fmt::Display for Damage {
@@ -73,6 +86,8 @@ pub struct Repaired {
     pub images: Vec<String>,
     /// The name in the store's directory under which a damaged `index.json` was kept.
     pub kept_index: Option<String>,
+    /// Unpacked layers that are gone. They are unpacked again when they are needed.
+    pub layers: u64,
 }
 
 type Damages = BTreeMap<Digest, Damage>;
@@ -80,21 +95,25 @@ type Damages = BTreeMap<Digest, Damage>;
 impl Store {
     /// Reads every blob, and finds what is damaged or missing. Blobs are read by as many threads as there are processors.
     ///
+    /// Layers that are unpacked are unpacked once more, one at a time, and compared: files by type, content, mode, owner, time
+    /// of modification, extended attributes and names that they share. That takes time and space on the disk.
+    ///
     /// Others may use the store meanwhile.
     ///
     /// # Errors
     ///
     /// If the store cannot be read; damage is no error.
     pub fn verify(&self) -> Result<Verified> {
-        self.try_verify().context(|| format!("verify the image store {}", self.path().display()))
+        let verified = self.try_verify().map(|(verified, _)| verified);
+        verified.context(|| format!("verify the image store {}", self.path().display()))
     }
 
-    fn try_verify(&self) -> Result<Verified> {
+    fn try_verify(&self) -> Result<(Verified, Vec<Spoiled>)> {
         let mut verified = Verified::default();
         let entries = match self.index() {
             Ok(index) => index.entries,
             Err(err) if err.kind() == ErrorKind::Malformed => {
-                verified.damage.push(Damage { blob: None, reason: err, images: Vec::new() });
+                verified.damage.push(Damage::new(None, err, Vec::new()));
                 Vec::new()
             }
             Err(err) => return Err(err),
@@ -105,11 +124,13 @@ impl Store {
         for (entry, names) in &images {
             self.check_image(entry, names, &mut damages, &mut verified)?;
         }
-        verified.damage.extend(damages.into_values());
         if let Err(err) = self.pinned() {
-            verified.damage.push(Damage { blob: None, reason: err, images: Vec::new() });
+            verified.damage.push(Damage::new(None, err, Vec::new()));
         }
-        Ok(verified)
+        let spoiled =
+            self.check_layers(&images, |blob| damages.contains_key(&blob), &mut verified)?;
+        verified.damage.extend(damages.into_values());
+        Ok((verified, spoiled))
     }
 
     fn hash_all(&self, verified: &mut Verified) -> Result<Damages> {
@@ -120,7 +141,7 @@ impl Store {
                 None => {
                     let reason =
                         json::malformed(format!("the file {name:?} among the blobs is none"));
-                    verified.damage.push(Damage { blob: None, reason, images: Vec::new() });
+                    verified.damage.push(Damage::new(None, reason, Vec::new()));
                 }
             }
         }
@@ -139,7 +160,7 @@ impl Store {
                     }
                     Err(reason) => {
                         *number += 1;
-                        let damage = Damage { blob: Some(*digest), reason, images: Vec::new() };
+                        let damage = Damage::new(Some(*digest), reason, Vec::new());
                         damages.insert(*digest, damage);
                     }
                 }
@@ -207,12 +228,12 @@ impl Store {
             return Ok(());
         }
         for (digest, reason) in lacks {
-            let damage = Damage { blob: Some(digest), reason, images: Vec::new() };
+            let damage = Damage::new(Some(digest), reason, Vec::new());
             damages.entry(digest).or_insert(damage).images.push(name.clone());
         }
         verified.damage.extend(disagree.map(|reason| {
             let reason = reason.context("an image's documents disagree");
-            Damage { blob: Some(entry.blob.digest), reason, images: vec![name] }
+            Damage::new(Some(entry.blob.digest), reason, vec![name])
         }));
         Ok(())
     }
@@ -249,6 +270,9 @@ impl Store {
     /// Drops what is damaged, and only that: blobs that are not what their names say, and the images that cannot be
     /// without them. Of an image for several platforms only the damaged ones go.
     ///
+    /// An unpacked layer that is damaged is unpacked again when it is needed. Root filesystems that stand on it lose its
+    /// files: stop what runs on them before.
+    ///
     /// A damaged `index.json` is kept under another name. The new one has the images that are whole: under the names
     /// that they had before the last change, or without a name where that is not known.
     ///
@@ -258,11 +282,21 @@ impl Store {
     }
 
     fn try_repair(&self) -> Result<Repaired> {
-        let found = self.try_verify()?;
+        let (found, spoiled) = self.try_verify()?;
         let mut repaired = Repaired { found, ..Repaired::default() };
         if repaired.found.is_sound() {
             return Ok(repaired);
         }
+        if repaired.found.damage.iter().any(|damage| damage.layer.is_none()) {
+            self.repair_content(&mut repaired)?;
+        }
+        for layer in &spoiled {
+            repaired.layers += u64::from(layer.remove()?);
+        }
+        Ok(repaired)
+    }
+
+    fn repair_content(&self, repaired: &mut Repaired) -> Result<()> {
         {
             let _lock = self.locked()?;
             for digest in repaired.found.damage.iter().filter_map(|damage| damage.blob) {
@@ -289,7 +323,7 @@ impl Store {
             Ok(gone)
         })?;
         self.empty_trash()?;
-        Ok(repaired)
+        Ok(())
     }
 
     /// Drops the platforms of an image that are not whole. Says whether anything is left.
@@ -347,7 +381,10 @@ impl Store {
     }
 
     /// What a blob is, if it looks like a manifest or an index.
-    fn guess(&self, digest: Digest) -> Result<Option<(oci_spec::image::Descriptor, Links)>> {
+    pub(super) fn guess(
+        &self,
+        digest: Digest,
+    ) -> Result<Option<(oci_spec::image::Descriptor, Links)>> {
         let size = match self.blob_path(&digest).symlink_metadata() {
             Ok(metadata) if metadata.len() <= json::MAX_DOCUMENT => metadata.len(),
             _ => return Ok(None),

@@ -59,6 +59,16 @@ pub(super) fn differences(
     Walk::new(new, old, access, Mode::Trees { times, touched }).run()
 }
 
+/// What the directory of the layer `new` has differently from that of `old`, in the same order: an overlay's marks are
+/// content like any other.
+pub(super) fn layer_differences(
+    new: OwnedFd,
+    old: OwnedFd,
+    access: Access<'_>,
+) -> Result<Vec<Change>> {
+    Walk::new(new, old, access, Mode::Layers).run()
+}
+
 /// What `upper` and `lower` are to each other.
 #[derive(Clone, Copy, Debug)]
 enum Mode<'a> {
@@ -68,6 +78,8 @@ enum Mode<'a> {
     Copy(TimeSpec),
     /// Two trees.
     Trees { times: bool, touched: Option<&'a Touched> },
+    /// Two directories of layers, as they lie on the disk.
+    Layers,
 }
 
 /// A directory on the way from the root to the position.
@@ -86,7 +98,7 @@ struct Frame {
 
 /// The names that a file of several has, as far as they have been met.
 struct Names {
-    /// The file that was there under the first of them.
+    /// The file that the other tree has under the first of them.
     old: Option<Identity>,
     /// Whether there was another one under another name.
     torn: bool,
@@ -103,7 +115,7 @@ struct Walk<'a> {
     /// How many of the frames are in the list: the root, of which only its own attributes count, is one.
     listed: usize,
     changes: Vec<Change>,
-    /// Of two trees: the files of the new one that have several names.
+    /// Of two trees: the files of the new one that have several names. Of two layers: of either.
     links: HashMap<Identity, Names>,
 }
 
@@ -126,7 +138,7 @@ impl<'a> Walk<'a> {
         let (hidden, touched) = match self.mode {
             Mode::Layer => (false, None),
             // Nothing of the original shines through.
-            Mode::Copy(_) => (true, None),
+            Mode::Copy(_) | Mode::Layers => (true, None),
             Mode::Trees { touched, .. } => (true, touched.map(|_| Touched::TOP)),
         };
         self.enter(true, hidden, touched)?;
@@ -174,7 +186,7 @@ impl<'a> Walk<'a> {
         };
         let new = self.upper.stat(name)?;
         let old = if lower { self.lower.stat(name)? } else { None };
-        let old = old.filter(|old| !is_whiteout_device(old));
+        let old = old.filter(|old| matches!(self.mode, Mode::Layers) || !is_whiteout_device(old));
         let new = match new {
             Some(new) if !self.is_whiteout(name, &new)? => Some(new),
             // Either hidden by its parent, or a whiteout. Or it went away just now.
@@ -255,6 +267,7 @@ impl<'a> Walk<'a> {
         match self.mode {
             Mode::Copy(_) | Mode::Trees { .. } => Ok(is_whiteout_device(stat)),
             Mode::Layer => self.upper.is_whiteout(name, stat),
+            Mode::Layers => Ok(false),
         }
     }
 
@@ -279,7 +292,9 @@ impl<'a> Walk<'a> {
     /// Whether a file, of whatever type, is the same in both. In a layer none is.
     fn is_same_file(&self, name: &OsStr, old: &FileStat, new: &FileStat) -> Result<bool> {
         let facts = |stat: &FileStat| {
-            (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, stat.st_rdev, modified_at(stat))
+            // Whiteouts are of the time when they were made.
+            let modified = (!is_whiteout_device(stat)).then(|| modified_at(stat));
+            (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, stat.st_rdev, modified)
         };
         if matches!(self.mode, Mode::Layer) || facts(old) != facts(new) {
             return Ok(false);
@@ -318,12 +333,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The extended attributes, without the overlay's own.
+    /// The extended attributes, without the overlay's own where it may have made these.
     fn attributes(&self, file: &OwnedFd) -> Result<Vec<(CString, Option<Vec<u8>>)>> {
         let mut attributes = Vec::new();
         for name in xattr::list(file.as_fd()).context(|| "list the attributes of it")? {
             let text = name.to_bytes();
-            let own = text.starts_with(b"trusted.overlay.") || text.starts_with(b"user.overlay.");
+            let own = !matches!(self.mode, Mode::Layers)
+                && (text.starts_with(b"trusted.overlay.") || text.starts_with(b"user.overlay."));
             // The host's security modules label files as they like.
             if !own && text != b"security.selinux" {
                 let value = self.access.attribute(file, &[&name])?;
@@ -335,13 +351,25 @@ impl<'a> Walk<'a> {
 
     /// Remembers a file of several names that is now at the path; `old`, if it is as it was.
     fn note_link(&mut self, new: &FileStat, old: Option<&FileStat>) {
-        let compares_trees = matches!(self.mode, Mode::Trees { .. });
-        if !compares_trees || is_directory(new) || new.st_nlink < 2 {
+        if !matches!(self.mode, Mode::Trees { .. } | Mode::Layers) || is_directory(new) {
             return;
         }
+        if new.st_nlink > 1 {
+            self.note_name(new, old);
+        }
+        // Files that were one must still be.
+        if let (Mode::Layers, Some(old)) = (self.mode, old)
+            && old.st_nlink > 1
+        {
+            self.note_name(old, Some(new));
+        }
+    }
+
+    /// Remembers that a file has the name of the path in one tree, and which has it in the other.
+    fn note_name(&mut self, file: &FileStat, other: Option<&FileStat>) {
         let identity = |stat: &FileStat| Identity { device: stat.st_dev, inode: stat.st_ino };
-        let old = old.map(identity);
-        let names = self.links.entry(identity(new)).or_insert_with(|| Names {
+        let old = other.map(identity);
+        let names = self.links.entry(identity(file)).or_insert_with(|| Names {
             old,
             torn: false,
             unchanged: Vec::new(),

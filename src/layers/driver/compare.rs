@@ -3,11 +3,12 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::staging::Staging;
 use super::store::{LayerStore, check_keys};
 use crate::error::{Context, Result};
 use crate::layers::access::Access;
 use crate::layers::change::Change;
-use crate::layers::diff::differences;
+use crate::layers::diff::{differences, layer_differences};
 use crate::layers::rootfs::Rootfs;
 use crate::layers::touched::Touched;
 
@@ -58,9 +59,20 @@ impl LayerStore {
         differences(top(&new, access)?, top(&old, access)?, times, touched.as_ref(), access)
     }
 
+    /// How the layer of this key, as it lies on the disk, is not what `made` is, a second making of the same. Times of
+    /// directories do not count.
+    #[cfg_attr(not(feature = "image"), allow(dead_code, reason = "for who checks layers"))]
+    pub(crate) fn differs_from(&self, key: &str, made: &Staging) -> Result<Vec<Change>> {
+        let namespace = self.user_namespace()?;
+        let layer = self.tree(key)?;
+        let attempt = || format!("check the layer {key}");
+        let made = self.tree(made.name()).context(attempt)?;
+        layer_differences(layer, made, Access(namespace.as_ref())).context(attempt)
+    }
+
     /// What the layers show, with owners as on disk.
     pub(crate) fn view(&self, keys: &[&str]) -> Result<Rootfs> {
-        let stack = self.stack(keys)?;
+        let stack = self.stack_of(keys)?;
         let stack = match self.user_namespace()? {
             Some(namespace) => stack.user_namespace(&namespace),
             None => stack.host_ids(),

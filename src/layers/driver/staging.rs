@@ -131,6 +131,12 @@ impl Staging {
         }
     }
 
+    /// What it is called until then, which is no key.
+    #[cfg_attr(not(feature = "image"), allow(dead_code, reason = "for who checks layers"))]
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn fd(&self) -> Option<&OwnedFd> {
         self.lock.as_deref()
     }

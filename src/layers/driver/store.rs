@@ -166,7 +166,11 @@ impl LayerStore {
     /// `NotFound` if the topmost parent is missing where a copy of it is needed; `ResourceExhausted` if the disk is
     /// full.
     pub fn prepare(&self, parents: &[&str]) -> Result<Staging> {
-        let parents = check_keys(parents)?;
+        self.prepare_upon(check_keys(parents)?)
+    }
+
+    /// [`prepare`](Self::prepare), also upon layers that are being made, by their [names](Staging::name).
+    pub(crate) fn prepare_upon(&self, parents: &[&str]) -> Result<Staging> {
         Staging::new(self, parents, |storage| match parents.last() {
             Some(parent) if !storage.keeps_differences() => self.tree(parent).map(Some),
             _ => Ok(None),
@@ -216,7 +220,11 @@ impl LayerStore {
     ///
     /// `NotFound` if a layer is missing.
     pub fn stack(&self, keys: &[&str]) -> Result<Stack> {
-        let keys = check_keys(keys)?;
+        self.stack_of(check_keys(keys)?)
+    }
+
+    /// [`stack`](Self::stack), also of layers that are being made, by their names.
+    pub(super) fn stack_of(&self, keys: &[&str]) -> Result<Stack> {
         if keys.is_empty() {
             if self.tree(EMPTY).is_err() {
                 self.prepare(&[])?.commit_as(EMPTY)?;
