@@ -1,4 +1,7 @@
-//! What the benches and `peers` share: a small root file system and the container they start in it.
+//! What the benches, `peers` and `images` share: a small root file system, the container they start in it, and
+//! how contenders are compared.
+
+pub mod contender;
 
 use std::fs;
 use std::io;

@@ -1,19 +1,15 @@
 //! Measures Coracle and its peers side by side: every round asks each contender once, in turn, so that whatever
 //! else the machine does meets all alike. Prints medians and ratios. Needs root; see README.md.
 
-use std::error::Error;
 use std::fs;
-use std::hash::{BuildHasher, RandomState};
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use coracle::layers::Rootfs;
 use coracle::namespaces;
+use coracle_benches::contender::{self, Contender, Result, interleave, succeed, table, timed};
 use coracle_benches::{Fixture, container, quiet};
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const GIB: usize = 1 << 30;
 
@@ -26,9 +22,6 @@ fn main() -> Result<()> {
         _ => Err("usage: peers [ROUNDS]".into()),
     }
 }
-
-// The contenders: processes that answer each number they read by doing the thing so often, and by how long that
-// took in nanoseconds.
 
 /// The contender's side.
 fn serve(what: &str, args: &[&str]) -> Result<()> {
@@ -76,109 +69,15 @@ fn serve(what: &str, args: &[&str]) -> Result<()> {
         }
         _ => return Err("not a contender".into()),
     };
-    for line in std::io::stdin().lines() {
-        let count: u32 = line?.parse()?;
-        let start = Instant::now();
-        for _ in 0..count {
-            task()?;
-        }
-        println!("{}", start.elapsed().as_nanos());
-    }
-    Ok(())
+    contender::serve(|| timed(&mut task))
 }
 
-fn succeed(success: bool) -> Result<()> {
-    if success { Ok(()) } else { Err("the program failed".into()) }
-}
-
-/// Our side.
-struct Contender {
-    name: String,
-    stdin: Option<ChildStdin>,
-    stdout: BufReader<ChildStdout>,
-    child: std::process::Child,
-    times: Vec<f64>,
-}
-
-impl Contender {
-    fn start(name: &str, command: &mut Command) -> Result<Self> {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let stdin = Some(child.stdin.take().ok_or("no pipe")?);
-        let stdout = BufReader::new(child.stdout.take().ok_or("no pipe")?);
-        Ok(Self { name: name.into(), stdin, stdout, child, times: Vec::new() })
-    }
-
-    fn of_ourselves(name: &str, args: &[&str]) -> Result<Self> {
-        Self::start(name, Command::new(std::env::current_exe()?).arg("serve").args(args))
-    }
-
-    /// In a mount namespace without cgroup v2, whose presence beside v1 crun refuses.
-    fn without_unified(name: &str, args: &[&str]) -> Result<Self> {
-        let script = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$0\" serve \"$@\"";
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", script]).arg(std::env::current_exe()?).args(args);
-        Self::start(name, &mut command)
-    }
-
-    /// Microseconds for each of `count` times.
-    fn ask(&mut self, count: u32) -> Result<f64> {
-        writeln!(self.stdin.as_mut().ok_or("it has ended")?, "{count}")?;
-        let mut line = String::new();
-        self.stdout.read_line(&mut line)?;
-        let nanoseconds: f64 = line.trim().parse().map_err(|_| format!("{} gave up", self.name))?;
-        Ok(nanoseconds / 1000.0 / f64::from(count))
-    }
-
-    fn median(&self) -> f64 {
-        let mut times = self.times.clone();
-        times.sort_by(f64::total_cmp);
-        times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
-    }
-
-    fn minimum(&self) -> f64 {
-        self.times.iter().copied().fold(f64::INFINITY, f64::min)
-    }
-}
-
-impl Drop for Contender {
-    fn drop(&mut self) {
-        // At the end of its input it ends by itself, and takes its containers along.
-        drop(self.stdin.take());
-        let _ = self.child.wait();
-    }
-}
-
-/// Asks each in turn, `rounds` times after a few to warm up; in random order, as the kernel takes apart what one
-/// leaves behind while the next is at it, and with a pause for the same reason.
-fn interleave(contenders: &mut [Contender], rounds: usize) -> Result<()> {
-    let mut order: Vec<usize> = (0..contenders.len()).collect();
-    for round in 0..rounds + 5 {
-        order.sort_by_cached_key(|_| RandomState::new().hash_one(()));
-        for &i in &order {
-            std::thread::sleep(Duration::from_millis(10));
-            let time = contenders[i].ask(1)?;
-            if round >= 5 {
-                contenders[i].times.push(time);
-            }
-        }
-    }
-    Ok(())
-}
-
-fn table(title: &str, contenders: &[Contender], base: usize) {
-    println!("\n{title}\n");
-    println!("| | median | minimum | ratio of medians | of minima |\n|---|--:|--:|--:|--:|");
-    for contender in contenders {
-        let milliseconds = |us: f64| format!("{:.2} ms", us / 1000.0);
-        println!(
-            "| {} | {} | {} | {:.2} | {:.2} |",
-            contender.name,
-            milliseconds(contender.median()),
-            milliseconds(contender.minimum()),
-            contender.median() / contenders[base].median(),
-            contender.minimum() / contenders[base].minimum(),
-        );
-    }
+/// A contender in a mount namespace without cgroup v2, whose presence beside v1 crun refuses.
+fn without_unified(name: &str, args: &[&str]) -> Result<Contender> {
+    let script = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$0\" serve \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script]).arg(std::env::current_exe()?).args(args);
+    Contender::start(name, &mut command)
 }
 
 fn compare(rounds: usize) -> Result<()> {
@@ -217,7 +116,7 @@ fn compare(rounds: usize) -> Result<()> {
         Contender::of_ourselves("coracle", &["coracle", &root, &c, "own", "0"])?,
         Contender::of_ourselves("coracle in a host of 8 GiB", &["coracle", &root, &d, "own", "8"])?,
         Contender::of_ourselves("bubblewrap", &[&["program"], &bwrap(&mounted)[..]].concat())?,
-        Contender::without_unified("crun", &["program", "crun", "run", "-b", &bundle, &id])?,
+        without_unified("crun", &["program", "crun", "run", "-b", &bundle, &id])?,
         Contender::of_ourselves("runc", &["program", "runc", "run", "-b", &bundle, &id])?,
     ];
     interleave(&mut all, rounds)?;
@@ -291,11 +190,11 @@ fn exec(fixture: &Fixture, rounds: usize) -> Result<()> {
     let measured = (|| {
         let mut all = vec![
             Contender::of_ourselves("coracle", &["coracle-exec", &root])?,
-            Contender::without_unified(
+            without_unified(
                 "crun",
                 &["program", "crun", "--root", &crun, "exec", &crun_id, "/bin/true"],
             )?,
-            Contender::without_unified(
+            without_unified(
                 "runc",
                 &["program", "runc", "--root", &runc, "exec", &runc_id, "/bin/true"],
             )?,
