@@ -13,6 +13,7 @@ mod machine;
 mod sandbox;
 pub mod stack;
 pub mod tree;
+pub mod victim;
 
 pub use btrfs::{btrfs, btrfs_directory, on_btrfs};
 pub(crate) use machine::require;

@@ -1,54 +1,22 @@
 //! Processes that are killed in the middle of a change.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use coracle::image::Store;
 
+use crate::common::victim::{Expected, Random, again, follow, say};
 use crate::common::{rounds, setup};
 use crate::fixture::{config, manifest, name, sound, tidy};
 
 const MARK: &str = "CORACLE_TEST_VICTIM";
 const NAMES: u64 = 6;
 
-/// Small steps of a pseudo-random sequence; the seed is told when a test fails.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed | 1)
-    }
-
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
-
-/// This test binary again, in the named test, marked.
-pub fn again(test: &str, mark: &str, value: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--test-threads=1", "--nocapture"]).env(mark, value);
-    command.stdin(Stdio::null());
-    command
-}
-
 /// Changes the store until it is killed. Before a change it says what it will do, and after it that it is done.
 fn victim(dir: &Path, seed: u64) -> ! {
     let store = Store::open(dir).unwrap();
     let mut random = Random::new(seed);
-    let say = |line: String| {
-        // One write, so that no line is cut.
-        let mut out = std::io::stdout().lock();
-        out.write_all(format!("\n@{line}\n").as_bytes()).unwrap();
-        out.flush().unwrap();
-    };
     say("ready".to_owned());
     loop {
         let app = format!("app:{}", random.below(NAMES));
@@ -81,45 +49,6 @@ fn victim(dir: &Path, seed: u64) -> ! {
             }
         }
     }
-}
-
-/// What each name must mean: one of these.
-type Expected = BTreeMap<String, Vec<String>>;
-
-/// Reads what the victim says, kills it a moment after so many lines, and reads on to its end.
-fn follow(victim: &mut Child, expected: &mut Expected, after: u64, delay: Duration) -> u64 {
-    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line == "@ready"), "the victim did not begin");
-    let mut changes = 0;
-    thread::scope(|scope| {
-        let mut victim = Some(&mut *victim);
-        for (number, line) in (1..).zip(std::iter::once("begun".to_owned()).chain(lines)) {
-            if number > after
-                && let Some(victim) = victim.take()
-            {
-                scope.spawn(move || {
-                    thread::sleep(delay);
-                    victim.kill().unwrap();
-                });
-            }
-            let words: Vec<_> = line.split(' ').collect();
-            match words[..] {
-                ["@may", "be", name, what] => {
-                    let old = expected.entry(name.to_owned());
-                    old.or_insert_with(|| vec!["nothing".to_owned()]).push(what.to_owned());
-                }
-                ["@is", name, what] => {
-                    changes += 1;
-                    expected.insert(name.to_owned(), vec![what.to_owned()]);
-                }
-                _ => {}
-            }
-        }
-    });
-    let status = victim.wait().unwrap();
-    let killed = std::os::unix::process::ExitStatusExt::signal(&status);
-    assert_eq!(killed, Some(libc::SIGKILL), "the victim failed by itself: {status}");
-    changes
 }
 
 #[test]

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use coracle::ErrorKind;
 use coracle::image::{Digest, Store};
 
+use crate::common::victim::{Random, again};
 use crate::common::{rounds, setup};
 use crate::fixture::{add, name, sound, store, tidy};
-use crate::kills::{Random, again};
 
 const THREADS: u64 = 3;
 
