@@ -16,15 +16,17 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use coracle::ErrorKind;
+use coracle::image::spec::{ImageManifestBuilder, MediaType};
 use coracle::image::{Image, Store, Usage, Verified};
-use coracle::layers::{Driver, LayerStore};
+use coracle::layers::{ArchiveLimits, Compression, Driver, LayerStore};
 
 use nix::unistd::geteuid;
 use tar::EntryType;
 
+use common::stack::inside;
 use common::{require, setup};
 use drivers::{add, each};
-use fixture::{Entry, sound};
+use fixture::{Entry, compress, sound, tar};
 
 const MIB: u64 = 1 << 20;
 
@@ -379,4 +381,212 @@ fn a_damaged_blob_is_no_measure_of_what_was_unpacked_from_it() {
     assert_eq!((verified.layers, verified.unchecked.len()), (1, 0), "those below");
     fs::write(&path, whole).unwrap();
     sound(&store);
+}
+
+/// Everything below a directory, as far as it may be read, by type, mode and length.
+fn listing(dir: &Path) -> BTreeMap<PathBuf, (u32, u64)> {
+    let mut found = BTreeMap::new();
+    let mut next = vec![dir.to_owned()];
+    while let Some(dir) = next.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            let metadata = path.symlink_metadata().unwrap();
+            if metadata.is_dir() {
+                next.push(path.clone());
+            }
+            found.insert(
+                path,
+                (metadata.mode(), if metadata.is_file() { metadata.len() } else { 0 }),
+            );
+        }
+    }
+    found
+}
+
+/// A layer by its bytes as they are stored, what its configuration says that they are, and their media type.
+struct Bad {
+    what: &'static str,
+    stored: Vec<u8>,
+    plain: Vec<u8>,
+    media_type: MediaType,
+    kind: ErrorKind,
+    why: &'static str,
+}
+
+fn bad_layers() -> Vec<Bad> {
+    use ErrorKind::{Malformed, ResourceExhausted, SafetyViolation};
+    let link = |path: &str, target: &str| Entry::link(path, EntryType::Link, target);
+    let plain = |what, tar: Vec<u8>, kind, why| {
+        let media_type = MediaType::ImageLayer;
+        Bad { what, stored: tar.clone(), plain: tar, media_type, kind, why }
+    };
+    let entries = |what, entries: &[Entry], kind, why| plain(what, tar(entries), kind, why);
+    let good = tar(&[Entry::file("file", vec![7; 5000])]);
+    let mut header = good.clone();
+    header[150] ^= 1;
+    let zeros = tar(&[Entry::file("zeros", vec![0; 3 << 20])]);
+    let gzip = compress(&good, Compression::Gzip);
+    let packed = |what, stored: Vec<u8>, plain: &[u8], kind, why| {
+        let plain = plain.to_vec();
+        Bad { what, stored, plain, media_type: MediaType::ImageLayerGzip, kind, why }
+    };
+    let mut flipped = gzip.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 0x40;
+    vec![
+        plain("cut short", good[..1500].to_vec(), Malformed, "cut short"),
+        plain("empty", Vec::new(), Malformed, "cut short"),
+        plain("a flipped bit", header, Malformed, "header"),
+        plain("no archive", vec![7; 5000], Malformed, "header"),
+        entries("up", &[Entry::file("../../../canary", "x")], SafetyViolation, "leads out"),
+        entries("up by a link", &[link("x", "../../canary")], SafetyViolation, "leads out"),
+        entries(
+            "round and round",
+            &[
+                Entry::link("a", EntryType::Symlink, "b"),
+                Entry::link("b", EntryType::Symlink, "a"),
+                Entry::file("a/x", "x"),
+            ],
+            SafetyViolation,
+            "ELOOP",
+        ),
+        entries("a link to nothing", &[link("x", "/etc/nothing-here")], Malformed, "unpack x"),
+        entries(
+            "a whiteout of the parent",
+            &[Entry::file("etc/.wh...", "")],
+            Malformed,
+            "names no file",
+        ),
+        entries(
+            "a whiteout of itself",
+            &[Entry::file("etc/.wh..", "")],
+            Malformed,
+            "names no file",
+        ),
+        entries(
+            "a whiteout without a name",
+            &[Entry::file("etc/.wh.", "")],
+            Malformed,
+            "names no file",
+        ),
+        plain("a bomb", zeros.clone(), ResourceExhausted, "longer than 1048576"),
+        packed(
+            "a gzip bomb",
+            compress(&zeros, Compression::Gzip),
+            &zeros,
+            ResourceExhausted,
+            "longer than 1048576",
+        ),
+        entries(
+            "many entries",
+            &vec![Entry::file("same", ""); 200],
+            ResourceExhausted,
+            "more than 100 entries",
+        ),
+        packed("gzip, cut short", gzip[..gzip.len() - 9].to_vec(), &good, Malformed, "cut short"),
+        packed("gzip, damaged", flipped, &good, Malformed, "unpack"),
+        packed("no gzip", good.clone(), &good, Malformed, "gzip"),
+        packed("other content", gzip, &zeros, Malformed, "its content has the digest"),
+    ]
+}
+
+#[test]
+fn a_bad_layer_is_named_with_the_reason_and_leaves_the_store_as_it_was() {
+    each("unpacked-bad", |store| {
+        let limits = ArchiveLimits::new().bytes(1 << 20).entries(100);
+        let store = store.clone().layer_limits(limits);
+        let base = tar(&layers()[0]);
+        let canary = store.path().join("../canary");
+        fs::write(&canary, "canary").unwrap();
+        unpack(&fixture::add(&store, "base", &[(base.clone(), Compression::None)], &[]));
+        for bad in bad_layers() {
+            let Bad { what, stored, plain, media_type, kind, why } = bad;
+            let work = store.work().unwrap();
+            let lower = work.ingest(&base[..], None).unwrap().descriptor(MediaType::ImageLayer);
+            let layer = work.ingest(&stored[..], None).unwrap();
+            let config = fixture::config(&[&base, &plain], &[]);
+            let config = work.ingest(config.as_bytes(), None).unwrap();
+            let manifest = ImageManifestBuilder::default()
+                .schema_version(2_u32)
+                .media_type(MediaType::ImageManifest)
+                .config(config.descriptor(MediaType::ImageConfig))
+                .layers(vec![lower, layer.descriptor(media_type)])
+                .build()
+                .unwrap();
+            let manifest = work.add_manifest(&manifest).unwrap();
+            let image = work.set_image(Some(&fixture::name("bad")), &manifest).unwrap();
+            drop(work);
+            let before = listing(store.path());
+            let err = image.rootfs().unwrap_err();
+            let said = format!("{err:#}");
+            assert_eq!(err.kind(), kind, "{what}: {said}");
+            assert!(said.contains(&layer.digest.to_string()), "{what}: {said}");
+            assert!(said.contains(why), "{what}: {said}");
+            assert_eq!(listing(store.path()), before, "{what}");
+        }
+        assert_eq!(fs::read_to_string(&canary).unwrap(), "canary");
+        fs::remove_file(canary).unwrap();
+    });
+}
+
+#[test]
+fn what_stands_on_an_image_that_was_removed_by_force_goes_on() {
+    each("unpacked-removed", |store| {
+        let image = add(store, "app", &layers());
+        let expected = files(&image);
+        store.pin("box", &image).unwrap();
+        let scratch = store.path().join("../scratch");
+        let rootfs = image.rootfs().unwrap().writable(&scratch).unwrap();
+        inside(&rootfs, |root| fs::write(root.join("new"), "new").unwrap());
+        drop(rootfs);
+        store.remove_forced("app").unwrap();
+        store.collect_garbage().unwrap();
+        // Another process, after a restart, say: all it has is the name of the pin, and the directory.
+        let found = store.pinned_image("box").unwrap();
+        assert_eq!(files(&found), expected);
+        let rootfs = found.rootfs().unwrap().writable(&scratch).unwrap();
+        let changes: Vec<_> = rootfs.changes().unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(changes, ["A /new"]);
+        // Even as the parent of a new image, which then keeps what it needs.
+        let committed = store.commit(&rootfs, "new").parent(&found).run().unwrap();
+        drop(rootfs);
+        assert!(store.layers().unwrap().remove_writable(&scratch).unwrap());
+        store.unpin("box").unwrap();
+        store.collect_garbage().unwrap();
+        assert_eq!(committed.diff_ids()[..3], *image.diff_ids());
+        assert_eq!(files(&committed).len(), expected.len() + 1);
+    });
+}
+
+#[test]
+fn a_root_directory_that_is_closed_to_all_but_another_user_is_no_obstacle() {
+    each("unpacked-closed", |store| {
+        let closed = |entry: Entry| entry.owner(1000, 1000).mode(0o700);
+        let image = add(
+            store,
+            "closed",
+            &[
+                vec![
+                    closed(Entry::directory("./")),
+                    closed(Entry::directory("in")),
+                    Entry::file("in/file", "x"),
+                ],
+                vec![closed(Entry::directory("./")), Entry::file("in/other", "y")],
+            ],
+        );
+        let found = files(&image);
+        let line =
+            |path: &str| found.iter().find(|(it, _)| it.ends_with(path)).map(|it| it.1.clone());
+        assert_eq!(line("in/file").unwrap(), "Regular 644 (0, 0) None x");
+        assert_eq!(line("in").unwrap(), "Directory 700 (1000, 1000) None ");
+        let scratch = store.path().join("../scratch");
+        let rootfs = image.rootfs().unwrap().writable(&scratch).unwrap();
+        assert_eq!(rootfs.changes().unwrap(), []);
+        let same = store.commit(&rootfs, "same").parent(&image).run().unwrap();
+        assert_eq!(same.diff_ids(), image.diff_ids());
+        drop(rootfs);
+        assert!(store.layers().unwrap().remove_writable(&scratch).unwrap());
+        assert!(store.usage().unwrap().total.layers > 0);
+        assert_eq!(store.verify().unwrap().layers, 2);
+    });
 }

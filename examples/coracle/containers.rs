@@ -41,12 +41,10 @@ impl Container {
 
     pub fn open(root: &Root, name: &str) -> Result<Self> {
         let store = root.store()?;
-        let pins = store.pins()?;
-        let images = pins.iter().find(|(other, _)| other == name).map(|(_, images)| images);
-        let Some([digest, ..]) = images.map(Vec::as_slice) else {
+        if !store.pins()?.iter().any(|(other, _)| other == name) {
             return Err(Failure::new(format!("no such container: {name}")));
-        };
-        let image = store.image(&digest.to_string())?;
+        }
+        let image = store.pinned_image(name)?;
         Ok(Self { store, name: name.to_owned(), image })
     }
 

@@ -14,6 +14,7 @@ Filters (several of them must all be met):
   reference=PATTERN      a name like this: app, app:1.*, team/*
   dangling=true|false    without a name, or with one
   label=KEY[=VALUE]      with this label
+  label!=KEY[=VALUE]     without it
   before=IMAGE           made before that image
   since=IMAGE            made after that image
   until=TIME             made before a time: 2026-01-31, 2026-01-31T12:00:00, or 24h ago";
@@ -47,10 +48,16 @@ impl Condition {
                 "false" | "0" => filter.dangling(false),
                 _ => return Err(self.invalid()),
             },
-            "label" => match value.split_once('=') {
-                Some((label, value)) => filter.label(label, Some(value)),
-                None => filter.label(value, None),
-            },
+            "label" | "label!" => {
+                let (label, value) = match value.split_once('=') {
+                    Some((label, value)) => (label, Some(value)),
+                    None => (value.as_str(), None),
+                };
+                match name.as_str() {
+                    "label" => filter.label(label, value),
+                    _ => filter.without_label(label, value),
+                }
+            }
             "before" => filter.created_before(made(store, value)?),
             "since" => filter.created_after(made(store, value)?),
             "until" => filter.created_before(moment(value).ok_or_else(|| self.invalid())?),

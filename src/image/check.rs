@@ -215,7 +215,7 @@ impl Store {
     }
 
     /// The image, or those for each platform, as far as they can be read.
-    fn images_of(&self, entry: &Entry) -> Vec<Image> {
+    pub(super) fn images_of(&self, entry: &Entry) -> Vec<Image> {
         let image = |of: &oci_spec::image::Descriptor| {
             Image::of_descriptor(self, of, &[], Wanted::Any).ok()
         };

@@ -1,6 +1,5 @@
 //! Leases: what garbage collection must leave alone although no image names it.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
@@ -24,9 +23,9 @@ use crate::error::{Context, Error, ErrorKind, Result};
 
 /// A file of a lease is small; this much is read of one.
 const MAX_LEASE: u64 = 64 << 20;
-const LEASES: &str = "leases";
+pub(super) const LEASES: &str = "leases";
 const WORK: &str = "work-";
-const PIN: &str = "pin-";
+pub(super) const PIN: &str = "pin-";
 
 /// Something that a lease holds. In its file a line each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,7 +46,7 @@ impl Held {
         }
     }
 
-    fn line(self) -> String {
+    pub(super) fn line(self) -> String {
         match self {
             Self::Blob(digest) => format!("blob {digest}\n"),
             Self::Document(digest) => format!("document {digest}\n"),
@@ -308,53 +307,6 @@ impl Store {
             }
         }
         Ok(files)
-    }
-
-    /// Keeps all that `image` is made of in the store, under a name of the caller's: until [`unpin`](Self::unpin),
-    /// beyond the life of the process. What a container runs on is pinned by its id.
-    ///
-    /// While a pin lasts the image is removed only by force, and its content stays even then. A pin of the same
-    /// name is replaced.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` for a name other than of letters, digits, `_`, `.` and `-`; `NotFound` if part of the image is gone.
-    pub fn pin(&self, name: &str, image: &Image) -> Result<()> {
-        let attempt = || format!("pin the image {} for {name}", image.id());
-        let path = self.pin_path(name)?;
-        let lines = image.held().iter().fold(String::new(), |mut lines, held| {
-            let _ = lines.write_str(&held.line());
-            lines
-        });
-        let work = self.work().context(attempt)?;
-        work.hold(image).context(attempt)?;
-        let _lock = self.locked().context(attempt)?;
-        files::replace(&path, &work.scratch_path(), lines.as_bytes()).context(attempt)?;
-        files::sync_dir(&self.path().join(LEASES)).context(attempt)
-    }
-
-    /// Ends a pin, if there is one of this name.
-    pub fn unpin(&self, name: &str) -> Result<()> {
-        let path = self.pin_path(name)?;
-        let _lock = self.locked()?;
-        files::remove(&path).context(|| format!("end the pin {name}"))?;
-        files::sync_dir(&self.path().join(LEASES))
-    }
-
-    /// The names of the pins, sorted, each with the digests of the images that it keeps.
-    pub fn pins(&self) -> Result<Vec<(String, Vec<Digest>)>> {
-        let images = |held: Vec<Held>| held.into_iter().filter_map(Held::document).collect();
-        Ok(self.pinned()?.into_iter().map(|(name, held)| (name, images(held))).collect())
-    }
-
-    fn pin_path(&self, name: &str) -> Result<PathBuf> {
-        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-        if name.is_empty() || name.len() > 200 || !name.bytes().all(known) {
-            return Err(Error::invalid(format!(
-                "the name {name:?} of a pin must consist of up to 200 letters, digits, `_`, `.` and `-`"
-            )));
-        }
-        Ok(self.path().join(LEASES).join(format!("{PIN}{name}")))
     }
 }
 

@@ -18,9 +18,25 @@ use crate::error::{Context, Error, Result};
 pub struct Filter {
     patterns: Vec<String>,
     dangling: Option<bool>,
-    labels: Vec<(String, Option<String>)>,
+    labels: Vec<Label>,
+    unwanted_labels: Vec<Label>,
     before: Option<SystemTime>,
     after: Option<SystemTime>,
+}
+
+/// A name, and perhaps a value.
+#[derive(Clone, Debug)]
+struct Label(String, Option<String>);
+
+impl Label {
+    fn new(name: &str, value: Option<&str>) -> Self {
+        Self(name.to_owned(), value.map(str::to_owned))
+    }
+
+    fn is_on(&self, image: &Image) -> bool {
+        let found = image.config().label(&self.0);
+        found.is_some() && (self.1.is_none() || found == self.1.as_deref())
+    }
 }
 
 impl Filter {
@@ -45,7 +61,13 @@ impl Filter {
 
     /// Those with this label, of this value if one is given.
     pub fn label(mut self, name: &str, value: Option<&str>) -> Self {
-        self.labels.push((name.to_owned(), value.map(str::to_owned)));
+        self.labels.push(Label::new(name, value));
+        self
+    }
+
+    /// Those without this label, or with another value of it if one is given.
+    pub fn without_label(mut self, name: &str, value: Option<&str>) -> Self {
+        self.unwanted_labels.push(Label::new(name, value));
         self
     }
 
@@ -63,13 +85,10 @@ impl Filter {
 
     /// The image as the list shows it, if it does.
     fn admit(&self, image: Image) -> Option<Image> {
-        let label = |(name, value): &(String, Option<String>)| {
-            let found = image.config().label(name);
-            found.is_some() && (value.is_none() || found == value.as_deref())
-        };
         let created = image.created();
         let admitted = self.dangling.is_none_or(|it| it == image.references().is_empty())
-            && self.labels.iter().all(label)
+            && self.labels.iter().all(|label| label.is_on(&image))
+            && !self.unwanted_labels.iter().any(|label| label.is_on(&image))
             && self.before.is_none_or(|time| created.is_some_and(|it| it < time))
             && self.after.is_none_or(|time| created.is_some_and(|it| it > time));
         if !admitted || self.patterns.is_empty() {

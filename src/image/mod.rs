@@ -28,6 +28,7 @@ mod lock;
 mod manifest;
 mod names;
 mod pattern;
+mod pin;
 mod platform;
 mod reference;
 mod reserve;

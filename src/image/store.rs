@@ -10,6 +10,7 @@ use super::files;
 use super::json;
 use super::lock::Lock;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::layers::ArchiveLimits;
 
 /// Images with what they are made of, in one directory.
 ///
@@ -41,7 +42,10 @@ use crate::error::{Context, Error, ErrorKind, Result};
 /// garbage. A file in `leases/` tells what a [`Work`](super::Work) in progress needs, and is locked as long as the
 /// work lives.
 #[derive(Clone, Debug)]
-pub struct Store(Arc<PathBuf>);
+pub struct Store {
+    path: Arc<PathBuf>,
+    limits: ArchiveLimits,
+}
 
 /// What marks the directory, and the one version there is.
 const LAYOUT: &str = "oci-layout";
@@ -77,22 +81,45 @@ impl Store {
         let path = path.as_ref();
         let attempt = || format!("open the image store {}", path.display());
         let absolute = path.canonicalize().context(attempt)?;
-        let store = Self(Arc::new(absolute));
+        let store = Self { path: Arc::new(absolute), limits: ArchiveLimits::new() };
         store.prepare().context(attempt)?;
         Ok(store)
     }
 
+    /// Sets what a layer may ask for at most when it is unpacked, for this handle and the images that it finds: a small
+    /// blob could fill the disk.
+    ///
+    /// ```
+    /// use coracle::image::Store;
+    /// use coracle::layers::ArchiveLimits;
+    ///
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("images");
+    /// let limits = ArchiveLimits::new().bytes(2 * coracle::GIB).entries(100_000);
+    /// let store = Store::open(path)?.layer_limits(limits);
+    /// # Ok::<(), coracle::Error>(())
+    /// ```
+    #[must_use]
+    pub fn layer_limits(mut self, limits: ArchiveLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    pub(super) fn limits(&self) -> ArchiveLimits {
+        self.limits
+    }
+
     /// The directory, absolute.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     pub(super) fn locked(&self) -> Result<Lock> {
-        Lock::exclusive(&self.0)
+        Lock::exclusive(&self.path)
     }
 
     pub(super) fn shared(&self) -> Result<Lock> {
-        Lock::shared(&self.0)
+        Lock::shared(&self.path)
     }
 
     fn prepare(&self) -> Result<()> {
@@ -104,7 +131,7 @@ impl Store {
             }
         };
         for name in DIRECTORIES {
-            let path = self.0.join(name);
+            let path = self.path.join(name);
             // A stat is cheaper than a failing mkdir, and works on a file system that is read-only.
             if !path.is_dir() {
                 let mode = if name.starts_with("blobs") { 0o755 } else { 0o700 };
@@ -121,7 +148,7 @@ impl Store {
 
     /// Whether the directory is a layout.
     fn check_layout(&self) -> Result<bool> {
-        let path = self.0.join(LAYOUT);
+        let path = self.path.join(LAYOUT);
         let bytes = match files::read(&path, json::MAX_DOCUMENT) {
             Err(err) if err.kind() == ErrorKind::NotFound => return Ok(false),
             bytes => bytes?,
@@ -139,7 +166,7 @@ impl Store {
 
     /// A directory with anything else in it is none to fill. What a killed process has begun is.
     fn check_empty(&self) -> Result<()> {
-        for entry in fs::read_dir(&*self.0).context(|| "list it")? {
+        for entry in fs::read_dir(&*self.path).context(|| "list it")? {
             let name = entry.context(|| "list it")?.file_name();
             let name = name.to_string_lossy();
             let ours =
@@ -160,10 +187,10 @@ impl Store {
         }
         self.found_index()?;
         let layout = format!(r#"{{"imageLayoutVersion":"{LAYOUT_VERSION}"}}"#);
-        let aside = self.0.join("oci-layout.new");
-        files::replace(&self.0.join(LAYOUT), &aside, layout.as_bytes())?;
-        files::sync_dir(&self.0.join("blobs"))?;
-        files::sync_dir(&self.0)?;
-        self.0.parent().map_or(Ok(()), files::sync_dir)
+        let aside = self.path.join("oci-layout.new");
+        files::replace(&self.path.join(LAYOUT), &aside, layout.as_bytes())?;
+        files::sync_dir(&self.path.join("blobs"))?;
+        files::sync_dir(&self.path)?;
+        self.path.parent().map_or(Ok(()), files::sync_dir)
     }
 }

@@ -91,7 +91,8 @@ impl Image {
     /// # Errors
     ///
     /// `NotFound` if part of the image is gone; `Malformed` if a layer is damaged, and others as of
-    /// [`Unpack::run`]; `ResourceExhausted` if the disk is full.
+    /// [`Unpack::run`]; `ResourceExhausted` if the disk is full or a layer passes the
+    /// [limits](Store::layer_limits).
     pub fn rootfs(&self) -> Result<Stack> {
         self.try_rootfs()
             .context(|| format!("make a root filesystem of the image {}", self.id().short()))
@@ -211,14 +212,14 @@ fn unpack_blob(
     let decoder =
         compression.decoder(store.blob(&blob.digest)?).context(|| "begin to decompress")?;
     let mut hashed = Hashed { from: decoder, hasher: Hasher::default() };
-    let tree = File::open(staging.tree()).context(|| "open the new layer")?;
+    let tree = staging.open_tree().context(|| "open the new layer")?;
     let lower = match staging.lower()? {
         Some(lower) => {
             Some(lower.as_fd().try_clone_to_owned().context(|| "keep the lower layers")?)
         }
         None => None,
     };
-    let mut unpack = Unpack::new().overlay(staging.keeps_differences());
+    let mut unpack = Unpack::new().limits(store.limits()).overlay(staging.keeps_differences());
     match &lower {
         Some(lower) => unpack = unpack.lower(lower),
         // Or the driver keeps whole trees, in which no marks are left either.

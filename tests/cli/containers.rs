@@ -126,6 +126,9 @@ fn what_a_container_changed_is_listed_committed_and_removed() {
     assert!(String::from_utf8(listed.stdout).unwrap().lines().any(|it| it == "etc/new"));
     assert_eq!(exported("work"), exported("app"), "a container as it is");
     fails(&store, &["export", "nobody"], 1, &["no such image: nobody"]);
+    // A container outlives the name of its image.
+    assert_eq!(run(&store, &["rmi", "-f", "busybox:1"]).status, 0);
+    assert_eq!(lines(&store, &["diff", "work"]), both);
     let ran = fails(&store, &["rm", "nobody", "work"], 1, &["no such container: nobody"]);
     assert_eq!(ran.out, "work\n");
     assert_eq!(fs::read_dir(store.path().join("containers")).unwrap().count(), 0);

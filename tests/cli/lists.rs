@@ -91,6 +91,9 @@ fn filters_must_all_be_met() {
     assert_eq!(names(&["reference=*pp", "reference=oth*"]), "other:latest app:latest");
     assert_eq!(names(&["label=tier=low", "reference=base:1"]), "base:1");
     assert_eq!(names(&["label=tier", "dangling=false", "before=app"]).split(' ').count(), 2);
+    assert_eq!(names(&["label!=tier", "dangling=false"]), "other:latest app:latest");
+    assert_eq!(names(&["label!=tier=low", "reference=base"]), "");
+    assert_eq!(names(&["label!=tier=high", "reference=base"]), "base:1");
     assert_eq!(names(&[&format!("since={}", middle.id()), "before=other"]), "app:latest");
     assert_eq!(names(&["until=30m", "since=base:1", "dangling=false"]), "app:latest");
     assert_eq!(names(&["until=2001-01-31"]), "");

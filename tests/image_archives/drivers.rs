@@ -21,7 +21,13 @@ pub fn each(name: &str, body: impl Fn(&Store)) {
         let images = store.images().unwrap();
         images.iter().for_each(|it| drop(store.remove_forced(&it.digest().to_string()).unwrap()));
         store.collect_garbage().unwrap();
-        assert_eq!(store.layers().unwrap().keys().unwrap(), [""; 0]);
+        let layers = store.layers().unwrap();
+        assert_eq!(layers.keys().unwrap(), [""; 0]);
+        // Nor is anything left half removed.
+        let names = std::fs::read_dir(layers.path("")).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let left: Vec<_> = names.filter(|name| name != ".empty").collect();
+        assert_eq!(left, [""; 0], "{driver}");
     };
     if let Some(dir) = common::btrfs_directory() {
         return [Driver::Overlay, Driver::Btrfs, Driver::Vfs].iter().for_each(|it| run(*it, &dir));

@@ -126,7 +126,11 @@ fn a_pinned_image_is_removed_by_force_alone_and_its_content_stays() {
     store.remove_forced("one").unwrap();
     let collected = store.collect_garbage().unwrap();
     assert_eq!((collected.blobs, collected.layers), (0, 0));
+    assert!(store.image("one").is_err());
+    let found = store.pinned_image("container-1").unwrap();
+    assert_eq!((&found, found.references()), (&one, &[][..]));
     store.unpin("container-1").unwrap();
+    assert_eq!(store.pinned_image("container-1").unwrap_err().kind(), ErrorKind::NotFound);
     let collected = store.collect_garbage().unwrap();
     assert_eq!((collected.blobs, collected.layers), (3, 1));
     store.unpin("container-1").unwrap();

@@ -68,6 +68,22 @@ fn usage_counts_all_platforms_that_are_here() {
 }
 
 #[test]
+fn a_pin_keeps_the_platform_that_was_pinned() {
+    let dir = setup("image-platforms-pin");
+    let store = store(&dir);
+    let host = Platform::host();
+    set(&store, "app", |work| index(work, &[host.architecture(), "riscv64"])).unwrap();
+    let other = store.image_for("app", &"linux/riscv64".parse().unwrap()).unwrap();
+    store.pin("box", &other).unwrap();
+    assert_eq!(store.pinned_image("box").unwrap().references(), [name("app")]);
+    store.remove_forced("app").unwrap();
+    store.collect_garbage().unwrap();
+    let found = store.pinned_image("box").unwrap();
+    assert_eq!((&found, found.platform()), (&other, other.platform()));
+    assert!(store.images().unwrap().is_empty());
+}
+
+#[test]
 fn an_index_gives_the_host_s_image_and_each_other_that_is_asked_for() {
     let dir = setup("image-platforms");
     let store = store(&dir);

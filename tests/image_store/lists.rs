@@ -52,6 +52,14 @@ fn filters_admit_what_they_say_and_the_newest_comes_first() {
         (Filter::new().label("stage", None), &["team/app:2"]),
         (Filter::new().label("stage", Some("test")).label("empty", Some("")), &["team/app:2"]),
         (Filter::new().label("stage", Some("live")), &[]),
+        (Filter::new().without_label("stage", Some("live")), &all[..]),
+        (
+            Filter::new()
+                .without_label("stage", None)
+                .without_label("nothing", None)
+                .dangling(false),
+            &["gone:latest", "app:3+lib:latest", "app:1", "undated:latest"],
+        ),
         (Filter::new().created_before(time), &["app:1"]),
         (Filter::new().created_after(time), &["", "gone:latest", "app:3+lib:latest"]),
         (Filter::new().created_after(time).dangling(false), &["gone:latest", "app:3+lib:latest"]),

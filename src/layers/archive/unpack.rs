@@ -5,6 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
@@ -203,7 +204,13 @@ impl Default for Unpack<'_> {
 
 fn reopen(directory: impl AsFd) -> Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    openat(directory, ".", flags, Mode::empty()).context(|| "open the directory")
+    match openat(&directory, ".", flags, Mode::empty()) {
+        // Another user's, and closed: what is open already is open enough.
+        Err(Errno::EACCES) => {
+            directory.as_fd().try_clone_to_owned().context(|| "duplicate a descriptor")
+        }
+        opened => opened.context(|| "open the directory"),
+    }
 }
 
 fn unpack(archive: &mut Reader<Ahead>, mut tree: Tree<'_>) -> Result<Unpacked> {

@@ -12,7 +12,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use super::copy::open_directory;
 use super::store::{LayerStore, NEW, check_key};
 use super::{Storage, TREE};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::layers::access::Access;
 use crate::layers::rootfs::Rootfs;
 use crate::sys::xattr;
@@ -128,6 +128,15 @@ impl Staging {
             // A layer is never empty: it holds its tree.
             Err(Errno::EEXIST | Errno::ENOTEMPTY) => Ok(false),
             Err(errno) => Err(errno).context(|| format!("put the layer under {}", key.display())),
+        }
+    }
+
+    /// The [`tree`](Self::tree), open for reading even if it is another user's, and closed.
+    #[cfg_attr(not(feature = "image"), allow(dead_code, reason = "for images"))]
+    pub(crate) fn open_tree(&self) -> Result<OwnedFd> {
+        match &self.lock {
+            Some(lock) => self.store.open_tree(lock),
+            None => Err(Error::invalid("it has been removed")),
         }
     }
 

@@ -430,8 +430,20 @@ impl LayerStore {
     /// The layer itself, open for reading.
     pub(super) fn tree(&self, key: &str) -> Result<OwnedFd> {
         open_directory(&self.0.directory.fd, key)
-            .and_then(|dir| open_directory(&dir, TREE))
+            .and_then(|dir| self.open_tree(&dir))
             .context(|| format!("find the layer {key}"))
+    }
+
+    /// Opens the tree in this directory for reading, even if it is another user's, and closed.
+    pub(super) fn open_tree(&self, dir: &OwnedFd) -> Result<OwnedFd> {
+        match open_directory(dir, TREE) {
+            Err(err) if err.raw_os_error() == Some(libc::EACCES) => {
+                let namespace = self.user_namespace()?;
+                let opened = Access(namespace.as_ref()).open_directory(dir, OsStr::new(TREE));
+                opened.context(|| format!("open {TREE}"))
+            }
+            opened => opened,
+        }
     }
 
     fn names(&self) -> Result<Vec<String>> {

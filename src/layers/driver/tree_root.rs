@@ -1,9 +1,9 @@
 //! A root filesystem that is a whole tree: a copy or snapshot of a layer.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::fcntl::{Flock, OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::Flock;
 use nix::sys::time::TimeSpec;
 
 use super::staging::Staging;
@@ -98,9 +98,10 @@ impl Mounted for TreeRoot {
         let Some(Original { store, key, made }) = &self.original else { return Ok(Vec::new()) };
         let namespace = store.user_namespace()?;
         let old = store.tree(key)?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let new = openat(&self.tree.fd, ".", flags, Mode::empty()).context(|| "open the tree")?;
-        changes_of_copy(new, old, *made, Access(namespace.as_ref()))
+        let access = Access(namespace.as_ref());
+        let new =
+            access.open_directory(&self.tree.fd, OsStr::new(".")).context(|| "open the tree")?;
+        changes_of_copy(new, old, *made, access)
     }
 }
 

@@ -12,7 +12,6 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::TREE;
-use super::copy::open_directory;
 use super::staging::Staging;
 use super::store::LayerStore;
 use super::tree_root::{Original, TreeRoot};
@@ -64,7 +63,7 @@ impl TreeStack {
         let staging = Staging::new(&self.store, &[], |_| self.store.tree(&self.key).map(Some))?;
         let Some(dir) = staging.fd() else { return Err(Error::invalid("no staging directory")) };
         let made = note_time(dir)?;
-        let tree = Directory::from_fd(open_directory(dir, TREE)?)?;
+        let tree = Directory::from_fd(self.store.open_tree(dir)?)?;
         let original = self.original(made);
         let mut root = TreeRoot::new(self.name(), tree, ids, Some(original))?;
         root.temporary = Some(staging);
@@ -94,7 +93,7 @@ impl TreeStack {
         let namespace = self.store.user_namespace()?;
         let access = Access(namespace.as_ref());
         let storage = self.store.storage();
-        let new = match open_directory(dir, TREE) {
+        let new = match self.store.open_tree(dir) {
             Ok(_) => false,
             Err(err) if err.raw_os_error() == Some(libc::ENOENT) => {
                 let part = OsStr::new(PART);
@@ -116,7 +115,7 @@ impl TreeStack {
         let made = fstat(openat(&**dir, MADE, READ, Mode::empty()).context(|| "open its date")?)
             .map(|stat| TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec))
             .context(|| "read its date")?;
-        let tree = Directory::from_fd(open_directory(dir, TREE)?)?;
+        let tree = Directory::from_fd(self.store.open_tree(dir)?)?;
         let root = TreeRoot::new(self.name(), tree, ids, Some(self.original(made)));
         if new && root.is_err() {
             let _ = storage.remove(dir, OsStr::new(TREE), access);
