@@ -21,6 +21,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("build", &["cgroups", "namespaces", "layers", "network", "image"]),
     ("container", &["cgroups", "namespaces", "layers", "network", "image", "registry", "build"]),
     ("oci", &["cgroups", "namespaces"]),
+    // Not part of the library: compiled for tests and fuzz/ only.
+    ("fuzzing", &["cgroups", "namespaces", "image"]),
     (
         "engine",
         &["cgroups", "namespaces", "layers", "network", "image", "registry", "build", "container"],
