@@ -171,13 +171,16 @@ impl Store {
     /// fails the others go on, and the next collection tries again.
     pub fn collect_garbage(&self) -> Result<Collected> {
         let attempt = || format!("collect the garbage of {}", self.path().display());
-        let swept = self.sweep();
-        // Whatever has failed: room for the next attempt is what is wanted most.
-        let emptied = self.empty_trash();
-        let collected = swept.context(attempt)?;
-        emptied.context(attempt)?;
-        for layers in self.layer_stores().context(attempt)? {
-            layers.collect().context(attempt)?;
+        let mut collected = Collected::default();
+        loop {
+            let before = collected;
+            match self.sweep_and_empty(&mut collected) {
+                // Even a rename may need room, and this makes some: for itself too.
+                Err(err)
+                    if err.raw_os_error() == Some(libc::ENOSPC)
+                        && (self.spend_reserve() || collected != before) => {}
+                done => break done.context(attempt)?,
+            }
         }
         let _lock = self.locked().context(attempt)?;
         let length = self.path().join("index.json").metadata().map_or(0, |it| it.len());
@@ -185,7 +188,17 @@ impl Store {
         Ok(collected)
     }
 
-    fn sweep(&self) -> Result<Collected> {
+    /// Whatever fails, the rest is tried: room for the next attempt is what is wanted most.
+    fn sweep_and_empty(&self, collected: &mut Collected) -> Result<()> {
+        let swept = self.sweep(collected);
+        let emptied = self.empty_trash();
+        let removed = self
+            .layer_stores()
+            .and_then(|stores| stores.iter().try_for_each(|layers| layers.collect().map(drop)));
+        swept.and(emptied).and(removed)
+    }
+
+    fn sweep(&self, collected: &mut Collected) -> Result<()> {
         let mut known = Known::default();
         // Most of the reading is done before the lock is taken. What fails now may be gone by then.
         let _ = known.of_entries(self, &self.index()?.entries, &mut Needed::default());
@@ -196,16 +209,16 @@ impl Store {
         known.of_entries(self, &index.entries, &mut needed)?;
         known.of_held(self, &leases.held, &mut needed)?;
 
-        let mut collected = Collected::default();
         for (name, digest) in self.blobs()? {
             if digest.is_some_and(|digest| !needed.blobs.contains(&digest)) {
                 let path = self.path().join("blobs/sha256").join(&name);
-                collected.bytes += path.symlink_metadata().map_or(0, |metadata| metadata.len());
-                collected.blobs += 1;
+                let bytes = path.symlink_metadata().map_or(0, |metadata| metadata.len());
                 self.discard(&path, &name)?;
+                collected.bytes += bytes;
+                collected.blobs += 1;
             }
         }
-        collected.layers = self.sweep_layers(&needed)?;
+        self.sweep_layers(&needed, collected)?;
         for path in entries(&self.path().join("ingest"))? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let owner = name.split('.').next().unwrap_or_default();
@@ -217,10 +230,7 @@ impl Store {
             files::remove(path)?;
         }
         // Of a process that was killed while it held the lock.
-        [ASIDE, "oci-layout.new"]
-            .iter()
-            .try_for_each(|name| files::remove(&self.path().join(name)))?;
-        Ok(collected)
+        [ASIDE, "oci-layout.new"].iter().try_for_each(|name| files::remove(&self.path().join(name)))
     }
 
     /// Unpacked layers, whichever drivers they were unpacked with.
@@ -232,18 +242,17 @@ impl Store {
         names.map(|driver| LayerStore::open_with(&directory, driver)).collect()
     }
 
-    fn sweep_layers(&self, needed: &Needed) -> Result<u64> {
-        let mut removed = 0;
+    fn sweep_layers(&self, needed: &Needed, collected: &mut Collected) -> Result<()> {
         for layers in self.layer_stores()? {
             for key in layers.keys()? {
                 // Another key is not the store's.
                 let Some(digest) = Digest::from_hex(key.as_bytes()) else { continue };
                 if !needed.chains.contains(&ChainId(digest)) {
-                    removed += u64::from(layers.retire(&key)?);
+                    collected.layers += u64::from(layers.retire(&key)?);
                 }
             }
         }
-        Ok(removed)
+        Ok(())
     }
 
     /// Takes something out of the way at once, to be removed later.

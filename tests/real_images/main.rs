@@ -10,6 +10,7 @@
 mod common;
 
 mod fifty;
+mod full_disk;
 mod hammer;
 mod kills;
 mod worker;
