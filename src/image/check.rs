@@ -196,14 +196,27 @@ impl Store {
                 }
             }
         }
-        let work = self.work()?;
+        let work = match self.work() {
+            // What is on a full disk can be read all the same.
+            Err(err) if err.kind() == ErrorKind::ResourceExhausted => {
+                verified.unchecked.push(err.context("check the unpacked layers"));
+                return Ok(all);
+            }
+            other => other?,
+        };
         for layers in stores {
             let mut check = LayerCheck::new(&work, layers)?;
             for (image, name) in &images {
                 let blobs = image.manifest().layers();
-                check.image(image, name, |at| {
-                    blobs.get(at).is_none_or(|it| is_damaged(it.digest))
-                })?;
+                let checked = check
+                    .image(image, name, |at| blobs.get(at).is_none_or(|it| is_damaged(it.digest)));
+                match checked {
+                    Err(err) if err.kind() == ErrorKind::ResourceExhausted => {
+                        let what = format!("check the unpacked layers of {name}");
+                        check.unchecked.push(err.context(what));
+                    }
+                    other => other?,
+                }
             }
             verified.layers += check.checked;
             verified.unchecked.append(&mut check.unchecked);

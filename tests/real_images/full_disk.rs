@@ -41,6 +41,9 @@ fn on_a_full_disk(disk: &Path) {
     assert_eq!(failed.raw_os_error(), Some(libc::ENOSPC), "the disk is not full: {failed}");
     let failed = store.import("other", &tar.end()[..]).unwrap_err();
     assert_eq!(failed.raw_os_error(), Some(libc::ENOSPC), "{failed:?}");
+    // Nor can layers be unpacked to be compared; the blobs are.
+    let verified = store.verify().unwrap();
+    assert!(verified.is_sound() && !verified.unchecked.is_empty(), "{verified:?}");
 
     // What makes room needs none.
     for number in 1..4 {
