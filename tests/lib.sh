@@ -37,9 +37,9 @@ look_for_packages() {
     done
 }
 
-# Compiles the tests; prints "test|example, name, file" of every one. The unit tests are called "unit".
+# Compiles the tests, with every feature; prints "test|example, name, file" of every one. The unit tests are called "unit".
 cargo_executables() {
-    { cargo test --no-run --lib --tests --message-format=json && cargo build --examples --message-format=json; } |
+    { cargo test --no-run --all-features --lib --tests --message-format=json && cargo build --all-features --examples --message-format=json; } |
         sed -n '/"reason":"compiler-artifact"/{
             s/.*"target":{"kind":\["\([a-z]*\)"\].*"name":"\([^"]*\)","src_path".*"test":\(true\|false\)}.*"executable":"\([^"]*\)".*/\3\t\1\t\2\t\4/p
         }' |
@@ -52,10 +52,10 @@ cargo_executables() {
 # debian_archive CACHE: makes, once, a small Debian root filesystem and prints the name of its tar archive.
 # Its release is this machine's, so that programs compiled here run in it.
 debian_archive() {
-    local release archive include=apparmor,kmod,iproute2,procps,python3-minimal,strace,uidmap
+    local release archive include=apparmor,dbus-user-session,iproute2,kmod,libpam-systemd,procps,python3-minimal,strace,systemd,uidmap
     release=$(. /etc/os-release && echo "$VERSION_CODENAME") || return
     # The number goes up when the list above changes.
-    archive=$1/debian-$release-2.tar
+    archive=$1/debian-$release-3.tar
     if [[ ! -e $archive ]]; then
         mmdebstrap --variant=minbase --include="$include" "$release" "$archive.part.tar" \
             >"$logs/mmdebstrap.log" 2>&1 </dev/null || return

@@ -14,6 +14,8 @@
 //! | [`Cgroup::psi`], [`Stats::pressure`] | 5.2, v2 or hybrid | error, `None` |
 //! | [`MemoryStats::peak`] on v2 | 5.19 | `None` |
 
+#[cfg(feature = "systemd")]
+mod bus;
 mod cgroup;
 mod controller;
 mod device_program;

@@ -1,13 +1,14 @@
 //! A delegated scope from systemd
-//! ([Control Group APIs and Delegation](https://systemd.io/CONTROL_GROUP_DELEGATION/)).
+//! ([Control Group APIs and Delegation](https://systemd.io/CONTROL_GROUP_DELEGATION/),
+//! [org.freedesktop.systemd1(5)](https://man7.org/linux/man-pages/man5/org.freedesktop.systemd1.5.html)).
 
 use std::path::PathBuf;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use zbus::blocking::Connection;
 use zbus::zvariant::{OwnedObjectPath, Value};
+use zbus::{Address, Message};
 
+use super::bus::{Connection, socket_address};
 use super::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -20,8 +21,10 @@ pub enum Bus {
     User,
 }
 
-/// How long systemd may take to move a process.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long systemd may take in all.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
 /// Moves the calling process into a scope unit `NAME.scope` of its own, which systemd delegates to it, and from the top
 /// of that into a leaf, so that [`Cgroup::create`] makes its cgroups inside the scope: `systemctl status` shows them, limits set on the
@@ -29,6 +32,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// Call it once, early: all threads are moved. The same as starting the program with
 /// `systemd-run --user --scope -p Delegate=yes` and calling [`Cgroup::make_room`]. Returns the new place of the process.
+/// No thread, descriptor or connection stays.
+///
+/// Stopping the scope sends SIGTERM to all of its processes, the caller too, and SIGKILL to those that are left after 90 seconds
+/// (`DefaultTimeoutStopSec=`). A container's first process that does not handle SIGTERM never sees it, as in every
+/// pid namespace: give it [`Command::init`](crate::namespaces::Command::init) to end at once.
 ///
 /// # Errors
 /// `InvalidInput` for a name that is not plain, `Unsupported` without a reachable systemd or without cgroup v2,
@@ -36,18 +44,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn delegate_by_systemd(bus: Bus, name: &str) -> Result<PathBuf> {
     let unit = unit_name(name)?;
     let attempt = || {
-        let connection = match bus {
-            Bus::System => Connection::system(),
-            Bus::User => Connection::session(),
+        let address = match bus {
+            Bus::System => Address::system(),
+            Bus::User => Address::session(),
         };
-        let connection = connection.map_err(|err| {
-            foreign("connect to D-Bus", &err).with_kind(ErrorKind::Unsupported).with_hint(
-                "is systemd running? a user's bus is found through XDG_RUNTIME_DIR; for a user without a \
-                 session: loginctl enable-linger",
-            )
-        })?;
-        start_scope(&connection, &unit, std::process::id())?;
-        wait_for(&unit)?;
+        let address = address.map_err(|err| foreign("find the address of D-Bus", &err))?;
+        let mut connection = connect(&address, PATIENCE)?;
+        let job = start_scope(&mut connection, &unit, std::process::id())?;
+        wait_for(&mut connection, &job)?;
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        if !is_in(&own, &unit) {
+            // Where systemd keeps to v1, there is nothing in v2 to delegate.
+            return Err(Error::unsupported(format!("find this process in {unit} of cgroup v2"))
+                .with_hint("systemd runs with cgroup v1 here: boot with systemd.unified_cgroup_hierarchy=1"));
+        }
         Cgroup::make_room()
     };
     attempt().map_err(|err| err.context(format!("have systemd delegate {unit}")))
@@ -63,8 +73,28 @@ fn unit_name(name: &str) -> Result<String> {
     Ok(format!("{name}.scope"))
 }
 
-/// `StartTransientUnit` of org.freedesktop.systemd1(5).
-fn start_scope(connection: &Connection, unit: &str, pid: u32) -> Result<OwnedObjectPath> {
+fn connect(address: &Address, patience: Duration) -> Result<Connection> {
+    let what = || format!("connect to D-Bus at {address}");
+    let connected = socket_address(address)
+        .map_err(zbus::Error::from)
+        .and_then(|socket| Connection::open(&socket, patience));
+    connected.map_err(|err| match &err {
+        zbus::Error::Handshake(_) => foreign(&what(), &err).with_kind(ErrorKind::PermissionDenied),
+        zbus::Error::InputOutput(io) => match io.kind() {
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::TimedOut => {
+                foreign(&what(), &err)
+            }
+            _ => foreign(&what(), &err).with_kind(ErrorKind::Unsupported).with_hint(
+                "is systemd running? a user's bus is found through XDG_RUNTIME_DIR; for a user without a \
+                 session: loginctl enable-linger",
+            ),
+        },
+        _ => foreign(&what(), &err),
+    })
+}
+
+/// `StartTransientUnit`; returns the job, of whose end there will be a signal.
+fn start_scope(connection: &mut Connection, unit: &str, pid: u32) -> Result<OwnedObjectPath> {
     // D-Bus arrays: a Rust array would be sent as a structure.
     let properties: Vec<(&str, Value<'_>)> = vec![
         ("Description", Value::from("coracle")),
@@ -72,50 +102,59 @@ fn start_scope(connection: &Connection, unit: &str, pid: u32) -> Result<OwnedObj
         ("PIDs", Value::from(vec![pid])),
     ];
     let auxiliary: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
-    let answer = connection
-        .call_method(
-            Some("org.freedesktop.systemd1"),
-            "/org/freedesktop/systemd1",
-            Some("org.freedesktop.systemd1.Manager"),
-            "StartTransientUnit",
-            &(unit, "fail", properties, auxiliary),
-        )
-        .map_err(|err| {
-            let kind = match &err {
-                zbus::Error::MethodError(name, _, _) => match name.as_str() {
-                    "org.freedesktop.systemd1.UnitExists" => ErrorKind::AlreadyExists,
-                    "org.freedesktop.DBus.Error.AccessDenied"
-                    | "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired" => {
-                        ErrorKind::PermissionDenied
-                    }
-                    // Nobody answers to the name, and D-Bus cannot start anybody.
-                    name if name == "org.freedesktop.DBus.Error.ServiceUnknown"
-                        || name.starts_with("org.freedesktop.DBus.Error.Spawn.") =>
-                    {
-                        ErrorKind::Unsupported
-                    }
-                    _ => ErrorKind::Os,
-                },
-                _ => ErrorKind::Os,
-            };
-            foreign("call StartTransientUnit", &err).with_kind(kind)
-        })?;
-    answer.body().deserialize().map_err(|err| foreign("read the answer of systemd", &err))
+    let mut call = || {
+        connection.add_match(&format!(
+            "type='signal',sender='org.freedesktop.systemd1',interface='{MANAGER}',member='JobRemoved'"
+        ))?;
+        let call = Message::method_call("/org/freedesktop/systemd1", "StartTransientUnit")?
+            .destination("org.freedesktop.systemd1")?
+            .interface(MANAGER)?
+            .build(&(unit, "fail", properties.as_slice(), auxiliary.as_slice()))?;
+        connection.call(&call)?.body().deserialize()
+    };
+    call().map_err(|err| {
+        let asked = foreign("call StartTransientUnit", &err);
+        let zbus::Error::MethodError(name, _, _) = &err else { return asked };
+        match name.as_str() {
+            "org.freedesktop.systemd1.UnitExists" => asked.with_kind(ErrorKind::AlreadyExists),
+            "org.freedesktop.DBus.Error.AccessDenied"
+            | "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired" => asked
+                .with_kind(ErrorKind::PermissionDenied)
+                .with_hint("the system's manager takes root or a polkit rule; ask the user's own"),
+            // Nobody answers to the name, and D-Bus cannot start anybody.
+            name if name == "org.freedesktop.DBus.Error.ServiceUnknown"
+                || name == "org.freedesktop.DBus.Error.NameHasNoOwner"
+                || name.starts_with("org.freedesktop.DBus.Error.Spawn.") =>
+            {
+                asked.with_kind(ErrorKind::Unsupported).with_hint("is systemd process 1 here?")
+            }
+            _ => asked,
+        }
+    })
 }
 
-/// systemd answers before it has acted.
-fn wait_for(unit: &str) -> Result<()> {
-    let until = Instant::now() + PATIENCE;
+/// systemd answers before it has acted: waits for its signal that it has, or could not.
+fn wait_for(connection: &mut Connection, job: &OwnedObjectPath) -> Result<()> {
     loop {
-        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        if is_in(&own, unit) {
+        let end = connection.signal().and_then(|signal| {
+            let removed = signal.header().member().is_some_and(|name| *name == "JobRemoved");
+            if !removed {
+                return Ok(None);
+            }
+            signal.body().deserialize::<(u32, OwnedObjectPath, String, String)>().map(Some)
+        });
+        let Some((_, path, unit, result)) = end.map_err(|err| foreign("wait for systemd", &err))?
+        else {
+            continue;
+        };
+        if path != *job {
+            continue;
+        }
+        if result == "done" {
             return Ok(());
         }
-        if Instant::now() > until {
-            return Err(Error::new(ErrorKind::TimedOut, format!("wait to be moved into {unit}"))
-                .with_hint(format!("see systemctl status {unit} and the journal")));
-        }
-        sleep(Duration::from_millis(2));
+        return Err(Error::new(ErrorKind::Os, format!("start {unit}: {result}"))
+            .with_hint(format!("see systemctl status {unit} and the journal")));
     }
 }
 
@@ -127,84 +166,107 @@ fn is_in(membership: &str, unit: &str) -> bool {
 
 /// No foreign type in a public error: the D-Bus error stays as text.
 fn foreign(what: &str, err: &zbus::Error) -> Error {
-    Error::new(ErrorKind::Os, format!("{what}: {err}"))
+    let kind = match err {
+        zbus::Error::InputOutput(err) => match (err.raw_os_error(), err.kind()) {
+            (Some(errno), _) => ErrorKind::from_errno(errno),
+            (None, std::io::ErrorKind::TimedOut) => ErrorKind::TimedOut,
+            _ => ErrorKind::Os,
+        },
+        zbus::Error::Address(_) => ErrorKind::InvalidInput,
+        _ => ErrorKind::Os,
+    };
+    Error::new(kind, format!("{what}: {err}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc::{Sender, channel};
-    use zbus::zvariant::OwnedValue;
+    use crate::machine::{alone, program, require};
+    use std::collections::BTreeSet;
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
+    use std::process::{Child, Command, Stdio};
 
-    type Properties = Vec<(String, OwnedValue)>;
-
-    /// What answers in the place of systemd.
-    struct Manager(Sender<(String, String, Properties)>);
-
-    #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
-    impl Manager {
-        fn start_transient_unit(
-            &self,
-            name: String,
-            mode: String,
-            properties: Properties,
-            auxiliary: Vec<(String, Properties)>,
-        ) -> zbus::fdo::Result<OwnedObjectPath> {
-            assert!(auxiliary.is_empty());
-            if name == "taken.scope" {
-                return Err(zbus::fdo::Error::AccessDenied("no".into()));
-            }
-            self.0.send((name, mode, properties)).unwrap();
-            Ok(OwnedObjectPath::try_from("/org/freedesktop/systemd1/job/1").unwrap())
-        }
+    /// A bus of its own, without systemd on it, and the directory of its socket.
+    struct Daemon {
+        process: Child,
+        address: Address,
+        _dir: tempfile::TempDir,
     }
 
-    struct Daemon(std::process::Child);
+    impl Daemon {
+        fn start() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let mut process = Command::new("dbus-daemon")
+                .args(["--session", "--nofork", "--nopidfile", "--print-address"])
+                .arg(format!("--address=unix:path={}", dir.path().join("bus").display()))
+                .env("XDG_RUNTIME_DIR", dir.path())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut address = String::new();
+            BufReader::new(process.stdout.take().unwrap()).read_line(&mut address).unwrap();
+            Self { process, address: address.trim().try_into().unwrap(), _dir: dir }
+        }
+    }
 
     impl Drop for Daemon {
         fn drop(&mut self) {
-            self.0.kill().unwrap();
-            self.0.wait().unwrap();
+            self.process.kill().unwrap();
+            self.process.wait().unwrap();
         }
     }
 
+    fn listing(dir: &str) -> BTreeSet<std::ffi::OsString> {
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+    }
+
     #[test]
-    fn systemd_is_asked_for_a_delegated_scope_with_this_process() {
-        // A private bus: the daemon's address is what it prints.
-        let daemon = std::process::Command::new("dbus-daemon")
-            .args(["--session", "--nofork", "--nopidfile", "--print-address"])
-            .stdout(std::process::Stdio::piped())
-            .spawn();
-        let mut daemon = match daemon {
-            Ok(daemon) => Daemon(daemon),
-            Err(err) => return eprintln!("skipped: needs the program dbus-daemon: {err}"),
-        };
-        let mut address = String::new();
-        let mut printed = std::io::BufReader::new(daemon.0.stdout.take().unwrap());
-        std::io::BufRead::read_line(&mut printed, &mut address).unwrap();
-        let connect = || zbus::blocking::connection::Builder::address(address.trim()).unwrap();
+    fn a_bus_without_systemd_is_unsupported_and_nothing_of_the_call_stays() {
+        require!(program("dbus-daemon"));
+        alone(|| {
+            let daemon = Daemon::start();
+            let held = || (listing("/proc/self/task"), listing("/proc/self/fd"));
+            let before = held();
+            let mut connection = connect(&daemon.address, PATIENCE).unwrap();
+            let err = start_scope(&mut connection, "job.scope", std::process::id()).unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::Unsupported, "{err:?}");
+            assert!(err.hint().is_some(), "{err:?}");
+            drop(connection);
+            assert_eq!(held(), before);
+        });
+    }
 
-        let (sender, asked) = channel();
-        let server = connect()
-            .name("org.freedesktop.systemd1")
-            .unwrap()
-            .serve_at("/org/freedesktop/systemd1", Manager(sender))
-            .unwrap()
-            .build()
-            .unwrap();
-        let client = connect().build().unwrap();
-        start_scope(&client, "job.scope", 4711).unwrap();
-        let (name, mode, properties) = asked.recv().unwrap();
-        assert_eq!((name.as_str(), mode.as_str()), ("job.scope", "fail"));
-        let of = |key: &str| properties.iter().find(|(name, _)| name == key).unwrap().1.clone();
-        assert!(bool::try_from(of("Delegate")).unwrap());
-        assert_eq!(Vec::<u32>::try_from(of("PIDs")).unwrap(), [4711]);
+    /// Serves one connection in the place of the bus: what it answers to the line of the handshake.
+    fn bus_that_says(answer: &'static [u8]) -> (tempfile::TempDir, Address) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bus");
+        let listener = UnixListener::bind(&path).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut line = Vec::new();
+            BufReader::new(&stream).read_until(b'\n', &mut line).unwrap();
+            stream.write_all(answer).unwrap();
+            // Holds the connection until the caller gives up; the rest of what it says does not matter.
+            _ = std::io::copy(&mut stream, &mut std::io::sink());
+        });
+        (dir, format!("unix:path={}", path.display()).as_str().try_into().unwrap())
+    }
 
-        let err = start_scope(&client, "taken.scope", 1).unwrap_err();
+    #[test]
+    fn a_bus_that_refuses_or_stays_silent_is_told() {
+        let (_dir, address) = bus_that_says(b"REJECTED EXTERNAL\r\n");
+        let err = connect(&address, PATIENCE).unwrap_err();
         assert_eq!(err.kind(), ErrorKind::PermissionDenied, "{err:?}");
-        assert!(server.release_name("org.freedesktop.systemd1").unwrap());
-        let err = start_scope(&client, "late.scope", 1).unwrap_err();
+        for answer in [b"".as_slice(), b"OK 1234\r\n", b"OK 1234\r\nl\x02\x00\x01"] {
+            let (_dir, address) = bus_that_says(answer);
+            let err = connect(&address, Duration::from_millis(200)).unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::TimedOut, "{err:?}");
+        }
+        let nowhere = Address::try_from("unix:path=/nonexistent/bus").unwrap();
+        let err = connect(&nowhere, PATIENCE).unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Unsupported, "{err:?}");
+        assert!(err.hint().is_some() && err.to_string().contains("/nonexistent/bus"), "{err:?}");
     }
 
     #[test]

@@ -19,8 +19,8 @@ pub use btrfs::{btrfs, btrfs_directory, on_btrfs};
 pub(crate) use machine::require;
 pub use machine::{
     Missing, alone, cgroup_controller, containers, debian_rootfs, delegated_cgroup, kernel,
-    not_root, overlay, program, root, stacks, stacks_in_memory, subordinate_ids, system_calls,
-    user_namespaces,
+    not_root, overlay, program, rerun, root, stacks, stacks_in_memory, subordinate_ids,
+    system_calls, user_namespaces,
 };
 pub use sandbox::{Sandbox, setup, setup_in_memory};
 
