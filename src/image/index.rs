@@ -1,9 +1,11 @@
 //! `index.json`: the images of a store and their names.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use oci_spec::image::Descriptor;
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::files;
 use super::json::{self, Object, malformed};
@@ -27,14 +29,15 @@ pub(super) const PREVIOUS: &str = "index.json.previous";
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
     /// Fields beside the list, as another tool may have written them.
-    fields: Object,
+    fields: BTreeMap<String, Value>,
     pub(super) entries: Vec<Entry>,
 }
 
 /// One name of an image, or an image without one.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    raw: Object,
+    /// As it stands in the file: of a thousand entries a change leaves all but one or two alone.
+    raw: Box<RawValue>,
     pub(super) descriptor: Descriptor,
     pub(super) blob: Blob,
     pub(super) reference: Option<Reference>,
@@ -56,45 +59,53 @@ impl Entry {
                 raw.remove("annotations");
             }
         }
-        Self::parse(raw)
+        Self::parse(&to_raw_value(&raw).map_err(|err| malformed(err.to_string()))?)
     }
 
-    fn parse(raw: Object) -> Result<Self> {
-        let descriptor: Descriptor = json::typed(&raw, &[])?;
+    fn parse(raw: &RawValue) -> Result<Self> {
+        // Most can be read as they stand; what another tool wrote may hold a `null` or name a field twice.
+        let descriptor = match serde_json::from_str(raw.get()) {
+            Ok(descriptor) => descriptor,
+            Err(_) => json::typed(&json::own_object(raw.get().as_bytes())?, &[])?,
+        };
         let blob = Blob::try_from(&descriptor)?;
         let name = descriptor.annotations().as_ref().and_then(|all| all.get(NAME));
         // Another tool may use it for what is no name.
         let reference = name.and_then(|name| name.parse().ok());
-        Ok(Self { raw, descriptor, blob, reference })
+        Ok(Self { raw: raw.to_owned(), descriptor, blob, reference })
     }
 }
 
 impl Index {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
-        let mut fields = json::own_object(bytes)?;
-        let entries = match fields.remove("manifests") {
-            Some(Value::Array(entries)) => entries,
-            Some(Value::Null) => Vec::new(),
-            _ => return Err(malformed("it has no list of manifests")),
+        let wrong = |err: serde_json::Error| malformed(format!("it is no JSON object: {err}"));
+        let mut raw: BTreeMap<String, &RawValue> = serde_json::from_slice(bytes).map_err(wrong)?;
+        let list = raw.remove("manifests").map_or("", RawValue::get);
+        let Ok(entries) = serde_json::from_str::<Option<Vec<&RawValue>>>(list) else {
+            return Err(malformed("it has no list of manifests"));
         };
-        let entry = |(number, entry)| match entry {
-            Value::Object(raw) => {
-                Entry::parse(raw).context(|| format!("read its entry {}", number + 1))
-            }
-            _ => Err(malformed(format!("its entry {} is no object", number + 1))),
-        };
-        let entries = entries.into_iter().enumerate().map(entry).collect::<Result<_>>()?;
-        Ok(Self { fields, entries })
+        let entry =
+            |(number, raw)| Entry::parse(raw).context(|| format!("read its entry {}", number + 1));
+        let entries = entries.unwrap_or_default().into_iter().enumerate().map(entry);
+        let field = |(name, raw): (String, &RawValue)| Ok((name, serde_json::from_str(raw.get())?));
+        let fields = raw.into_iter().map(field).collect::<serde_json::Result<_>>();
+        Ok(Self { fields: fields.map_err(wrong)?, entries: entries.collect::<Result<_>>()? })
     }
 
     fn to_bytes(&self) -> Result<Vec<u8>> {
-        let mut fields = self.fields.clone();
-        fields.entry("schemaVersion").or_insert(2.into());
+        let wrong = |err: serde_json::Error| malformed(err.to_string());
+        let raw = |(name, value): (&String, &Value)| Ok((name.clone(), to_raw_value(value)?));
+        let fields = self.fields.iter().map(raw).collect::<serde_json::Result<_>>();
+        let mut fields: BTreeMap<String, Box<RawValue>> = fields.map_err(wrong)?;
+        let mut add = |name: &str, value: Box<RawValue>| {
+            fields.entry(name.to_owned()).or_insert(value);
+        };
+        add("schemaVersion", to_raw_value(&2).map_err(wrong)?);
         let media_type = "application/vnd.oci.image.index.v1+json";
-        fields.entry("mediaType").or_insert(media_type.into());
-        let entries = self.entries.iter().map(|entry| entry.raw.clone().into()).collect();
-        fields.insert("manifests".to_owned(), Value::Array(entries));
-        serde_json::to_vec(&fields).map_err(|err| malformed(err.to_string()))
+        add("mediaType", to_raw_value(media_type).map_err(wrong)?);
+        let entries: Vec<_> = self.entries.iter().map(|entry| &entry.raw).collect();
+        add("manifests", to_raw_value(&entries).map_err(wrong)?);
+        serde_json::to_vec(&fields).map_err(wrong)
     }
 
     /// Gives an image the name, or keeps it without one. The image that had the name stays, without it if need be.

@@ -29,7 +29,7 @@ pub(super) struct Copier<'a> {
     /// On the file system of the copy.
     links: OwnedFd,
     /// The original, and how many of its names are still to come.
-    linked: HashMap<Identity, u64>,
+    linked: HashMap<Identity, libc::nlink_t>,
 }
 
 impl<'a> Copier<'a> {
