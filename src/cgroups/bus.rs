@@ -4,6 +4,7 @@
 //! zbus makes and reads the messages, but does not carry them: each of its own ways to do so starts threads that stay
 //! in the process for good. Here the calling thread writes and reads, and nothing is left when it is done.
 
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::future::Future;
 use std::io::{self, ErrorKind, Read};
@@ -35,12 +36,12 @@ pub(super) fn socket_address(address: &zbus::Address) -> io::Result<SocketAddr> 
     }
 }
 
-/// An open connection. Every wait in it ends at the deadline, with `TimedOut`.
+/// An open connection. Every wait for the other end ends at the deadline, with `TimedOut`.
 #[derive(Debug)]
 pub(super) struct Connection {
     link: Link,
     /// Signals that came while an answer was awaited.
-    signals: Vec<Message>,
+    signals: VecDeque<Message>,
 }
 
 #[derive(Debug)]
@@ -65,7 +66,7 @@ impl Connection {
             return Err(zbus::Error::Handshake(answer));
         }
         link.write(b"BEGIN\r\n")?;
-        let mut connection = Self { link, signals: Vec::new() };
+        let mut connection = Self { link, signals: VecDeque::new() };
         let bus = "org.freedesktop.DBus";
         let hello = Message::method_call("/org/freedesktop/DBus", "Hello")?;
         connection.call(&hello.destination(bus)?.interface(bus)?.build(&())?)?;
@@ -90,7 +91,7 @@ impl Connection {
             match message.message_type() {
                 Type::MethodReturn if answers => return Ok(message),
                 Type::Error if answers => return Err(message.into()),
-                Type::Signal => self.signals.push(message),
+                Type::Signal => self.signals.push_back(message),
                 _ => {}
             }
         }
@@ -98,8 +99,8 @@ impl Connection {
 
     /// The next signal, of those that came during a call the oldest.
     pub(super) fn signal(&mut self) -> zbus::Result<Message> {
-        if !self.signals.is_empty() {
-            return Ok(self.signals.remove(0));
+        if let Some(signal) = self.signals.pop_front() {
+            return Ok(signal);
         }
         loop {
             let message = self.link.read()?;

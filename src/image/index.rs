@@ -29,7 +29,7 @@ pub(super) const PREVIOUS: &str = "index.json.previous";
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
     /// Fields beside the list, as another tool may have written them.
-    fields: BTreeMap<String, Value>,
+    fields: BTreeMap<String, Box<RawValue>>,
     pub(super) entries: Vec<Entry>,
 }
 
@@ -87,16 +87,13 @@ impl Index {
         let entry =
             |(number, raw)| Entry::parse(raw).context(|| format!("read its entry {}", number + 1));
         let entries = entries.unwrap_or_default().into_iter().enumerate().map(entry);
-        let field = |(name, raw): (String, &RawValue)| Ok((name, serde_json::from_str(raw.get())?));
-        let fields = raw.into_iter().map(field).collect::<serde_json::Result<_>>();
-        Ok(Self { fields: fields.map_err(wrong)?, entries: entries.collect::<Result<_>>()? })
+        let fields = raw.into_iter().map(|(name, field)| (name, field.to_owned())).collect();
+        Ok(Self { fields, entries: entries.collect::<Result<_>>()? })
     }
 
     fn to_bytes(&self) -> Result<Vec<u8>> {
         let wrong = |err: serde_json::Error| malformed(err.to_string());
-        let raw = |(name, value): (&String, &Value)| Ok((name.clone(), to_raw_value(value)?));
-        let fields = self.fields.iter().map(raw).collect::<serde_json::Result<_>>();
-        let mut fields: BTreeMap<String, Box<RawValue>> = fields.map_err(wrong)?;
+        let mut fields = self.fields.clone();
         let mut add = |name: &str, value: Box<RawValue>| {
             fields.entry(name.to_owned()).or_insert(value);
         };
@@ -241,6 +238,7 @@ impl Store {
         Ok(())
     }
 }
+
 #[cfg(any(fuzzing, test))]
 pub(super) fn reads_what_it_writes(bytes: &[u8]) {
     let Ok(index) = Index::parse(bytes) else { return };

@@ -1,5 +1,5 @@
 //! Probes of the machine. What a test needs and the machine lacks is a [`Missing`], which is told.
-//! And a process of its own for a test that counts. The unit tests use this file too.
+//! And a process of its own for a test that counts, and how often to try. The unit tests use this file too.
 
 use std::fs;
 use std::io::Write;
@@ -116,6 +116,16 @@ pub fn rerun(mut command: Command) {
     }
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "in its own process, {}:\n{printed}\n{said}", output.status);
+}
+
+/// Whether this is the emulated machine of tests/vm, which is slow and small.
+pub fn emulated() -> bool {
+    std::env::var_os("CORACLE_TEST_EMULATED").is_some()
+}
+
+/// How often to do something that is done `many` times: a fraction of it on the emulated machine.
+pub fn rounds(many: usize) -> usize {
+    if emulated() { many.div_ceil(40) } else { many }
 }
 
 /// Runs as root of the initial user namespace.

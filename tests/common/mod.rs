@@ -18,9 +18,9 @@ pub mod victim;
 pub use btrfs::{btrfs, btrfs_directory, on_btrfs};
 pub(crate) use machine::require;
 pub use machine::{
-    Missing, alone, cgroup_controller, containers, debian_rootfs, delegated_cgroup, kernel,
-    not_root, overlay, program, rerun, root, stacks, stacks_in_memory, subordinate_ids,
-    system_calls, user_namespaces,
+    Missing, alone, cgroup_controller, containers, debian_rootfs, delegated_cgroup, emulated,
+    kernel, not_root, overlay, program, rerun, root, rounds, stacks, stacks_in_memory,
+    subordinate_ids, system_calls, user_namespaces,
 };
 pub use sandbox::{Sandbox, setup, setup_in_memory};
 
@@ -29,14 +29,4 @@ use std::path::PathBuf;
 /// The top of the source tree. `tests/run` starts the suites of the unprivileged user in a copy of it.
 pub fn source_tree() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from)
-}
-
-/// Whether this is the emulated machine of tests/vm, which is slow and small.
-pub fn emulated() -> bool {
-    std::env::var_os("CORACLE_TEST_EMULATED").is_some()
-}
-
-/// How often to do something that is done `many` times: a fraction of it on the emulated machine.
-pub fn rounds(many: usize) -> usize {
-    if emulated() { many.div_ceil(40) } else { many }
 }

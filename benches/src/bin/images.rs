@@ -14,8 +14,6 @@ use coracle_benches::contender::{self, Contender, Result, interleave, succeed, t
 
 /// The name of the image that is measured.
 const NAME: &str = "debian";
-/// So are its packages those of the archive that the tests make, which is taken if it is there.
-const PACKAGES: &str = "apparmor,kmod,iproute2,procps,python3-minimal,strace,uidmap";
 const USAGE: &str = "usage: images [ROUNDS [DIRECTORY]]";
 
 fn main() -> Result<()> {
@@ -133,7 +131,7 @@ impl Committing {
 fn compare(rounds: usize, directory: &str) -> Result<()> {
     let cache = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/tests");
     fs::create_dir_all(&cache)?;
-    let plain = debian(&cache)?;
+    let plain = debian(&cache.canonicalize()?)?;
     let layer = plain.with_extension("tar.gz");
     if !layer.exists() {
         sh("gzip -c \"$0\" >\"$1.part\" && mv \"$1.part\" \"$1\"", &[&plain, &layer])?;
@@ -151,20 +149,14 @@ fn compare(rounds: usize, directory: &str) -> Result<()> {
     compressing(rounds, &plain)
 }
 
-/// The archive of a root filesystem, made once.
+/// The archive of a root filesystem, made once: the one that the tests use too.
 fn debian(cache: &Path) -> Result<PathBuf> {
-    let release = fs::read_to_string("/etc/os-release")?;
-    let name = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-    let name = name.ok_or("this is no Debian")?;
-    let archive = cache.join(format!("debian-{name}-2.tar"));
-    if !archive.exists() {
-        let part = cache.join(format!("debian-{name}.images.tar"));
-        let mut command = Command::new("mmdebstrap");
-        command.arg("--variant=minbase").arg(format!("--include={PACKAGES}")).arg(name).arg(&part);
-        succeed(command.stdin(Stdio::null()).status()?.success())?;
-        fs::rename(part, &archive)?;
-    }
-    Ok(archive)
+    let mut command = Command::new("bash");
+    command.args(["-euc", ". tests/lib.sh; logs=$0; debian_archive \"$0\""]).arg(cache);
+    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).stderr(Stdio::inherit());
+    let output = command.output()?;
+    succeed(output.status.success())?;
+    Ok(String::from_utf8(output.stdout)?.trim_end().into())
 }
 
 fn sh(script: &str, args: &[&Path]) -> Result<()> {
