@@ -271,6 +271,36 @@ fn whiteouts_delete_from_the_lower_layers_alone() {
 }
 
 #[test]
+fn a_layer_tells_whether_the_lower_ones_have_a_say() {
+    let cases: [(&str, &[&str], bool, bool); 7] = [
+        ("nothing", &[], true, false),
+        ("entries for all", &["d/", "d/x", "y"], true, false),
+        ("and for the top", &["./", "d/", "d/x"], true, true),
+        ("a directory passed", &["d/x", "d/"], false, false),
+        ("a deletion", &["d/", "d/.wh.x"], false, false),
+        ("an opaque directory", &["d/", "d/.wh..wh..opq"], false, false),
+        ("notes of an old driver", &[".wh..wh.plnk", "x"], true, false),
+    ];
+    for (what, entries, stands_alone, has_top) in cases {
+        let target = Target::new("stands-alone");
+        let mut tar = Tar::new();
+        for name in entries {
+            match name.strip_suffix('/') {
+                Some(name) => tar.dir(name, 0o755),
+                None => tar.file(name, "x"),
+            };
+        }
+        let unpacked = target.run(&Unpack::new(), &tar.end()[..]).unwrap();
+        assert_eq!((unpacked.stands_alone, unpacked.has_top), (stands_alone, has_top), "{what}");
+    }
+    let target = Target::new("stands-alone");
+    target.dir.file("lower/lower", "lower");
+    let mut tar = Tar::new();
+    tar.raw_link("linked", "lower", EntryType::Link);
+    assert!(!target.unpack(&tar.end()).unwrap().stands_alone);
+}
+
+#[test]
 fn whiteouts_delete_what_is_there_but_not_what_the_archive_made() {
     for order in [false, true] {
         let target = Target::new("deletes");

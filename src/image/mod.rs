@@ -11,10 +11,12 @@ mod commit;
 mod config;
 mod digest;
 mod draft;
+mod early;
 mod files;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
 mod gc;
+mod hashed;
 mod history;
 #[allow(clippy::module_inception, reason = "a file is named for its main type")]
 mod image;

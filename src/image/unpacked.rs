@@ -4,22 +4,28 @@
 //! after a restart of the machine, a layer that was unpacked before and not synced since is not trusted.
 
 use std::fs::File;
+use std::io::BufRead;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use nix::unistd::syncfs;
 use serde_json::json;
 
-use super::digest::{ChainId, DiffId, Digest, Hasher};
+use super::digest::{ChainId, DiffId, Digest};
+use super::early::Early;
 use super::files;
+use super::hashed::Hashed;
 use super::image::Image;
 use super::json::{self, malformed};
 use super::lease::Work;
 use super::manifest::Blob;
 use super::store::Store;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::layers::{Change, Compression, LayerStore, Owner, Stack, Staging, Unpack};
+use crate::layers::{
+    Ahead, ArchiveLimits, Change, Compression, LayerStore, Owner, Stack, Staging, Unpack, Unpacked,
+};
 
 /// What is known of an unpacked layer, beside its tree.
 const RECORD: &str = "layer.json";
@@ -146,30 +152,84 @@ impl Image {
 
     /// Unpacks what is not unpacked yet. Returns the keys of the layers, the lowest first.
     pub(super) fn unpack(&self, work: &Work, layers: &LayerStore) -> Result<Vec<String>> {
-        let chains = self.chain_ids();
-        let keys: Vec<_> = chains.iter().map(|chain| chain.0.hex()).collect();
-        let boot = boot_id()?;
-        for (at, (diff_id, chain)) in self.diff_ids().iter().zip(&chains).enumerate() {
-            let (parents, key) = (&keys[..at], &keys[at]);
-            if is_trusted(layers, key, &boot)? {
+        self.unpack_or_take(work, layers, |_| None)
+    }
+
+    /// [`unpack`](Self::unpack), with layers that have been unpacked early, as `early` has them by their blobs.
+    pub(super) fn unpack_or_take(
+        &self,
+        work: &Work,
+        layers: &LayerStore,
+        mut early: impl FnMut(&Digest) -> Option<Early>,
+    ) -> Result<Vec<String>> {
+        let stack = UnpackedStack::of(self, layers)?;
+        for (at, blob) in self.manifest().layers().iter().enumerate() {
+            if stack.has(at)? {
                 continue;
             }
-            work.hold_chain(*chain)?;
-            let parents: Vec<_> = parents.iter().map(String::as_str).collect();
-            let staging =
-                layers.prepare(&parents).context(|| format!("unpack the layer {chain}"))?;
-            unpack_layer(self, at, &staging)?;
-            let record = Record {
-                diff_id: *diff_id,
-                parent: at.checked_sub(1).and_then(|below| chains.get(below)).copied(),
-                made_in: Some(boot.clone()),
+            let (below, chain) = (stack.below(at), stack.chains[at]);
+            work.hold_chain(chain)?;
+            let taken = match early(&blob.digest) {
+                Some(early) => early.upon(&below, self.store().limits())?,
+                None => None,
             };
-            let path = staging.directory().join(RECORD);
-            let attempt = || format!("keep the layer {chain}");
-            std::fs::write(path, record.to_json()).map_err(files::no_space).context(attempt)?;
-            staging.commit(key).context(attempt)?;
+            let staging = match taken {
+                Some(staging) => staging,
+                None => {
+                    let staging = layers.prepare(&below);
+                    let staging = staging.context(|| format!("unpack the layer {chain}"))?;
+                    unpack_layer(self, at, &staging)?;
+                    staging
+                }
+            };
+            stack.put(at, staging)?;
         }
-        Ok(keys)
+        Ok(stack.keys)
+    }
+}
+
+/// The layers of an image as they are, or come to be, among the unpacked ones.
+struct UnpackedStack<'a> {
+    image: &'a Image,
+    layers: &'a LayerStore,
+    chains: Vec<ChainId>,
+    keys: Vec<String>,
+    boot: String,
+}
+
+impl<'a> UnpackedStack<'a> {
+    fn of(image: &'a Image, layers: &'a LayerStore) -> Result<Self> {
+        let chains = image.chain_ids();
+        let keys = chains.iter().map(|chain| chain.0.hex()).collect();
+        Ok(Self { image, layers, chains, keys, boot: boot_id()? })
+    }
+
+    /// The keys of those below one.
+    fn below(&self, at: usize) -> Vec<&str> {
+        self.keys[..at].iter().map(String::as_str).collect()
+    }
+
+    /// Whether the layer is there. One that may not be whole is removed.
+    fn has(&self, at: usize) -> Result<bool> {
+        let key = &self.keys[at];
+        match is_whole(self.layers, key, &self.boot) {
+            true => Ok(true),
+            false => self.layers.remove(key).map(|_| false),
+        }
+    }
+
+    /// Keeps a layer that has been unpacked.
+    fn put(&self, at: usize, staging: Staging) -> Result<()> {
+        let attempt = || format!("keep the layer {}", self.chains[at]);
+        let record = Record {
+            diff_id: self.image.diff_ids()[at],
+            parent: at.checked_sub(1).map(|below| self.chains[below]),
+            made_in: Some(self.boot.clone()),
+        };
+        let path = staging.directory().join(RECORD);
+        std::fs::write(path, record.to_json()).map_err(files::no_space).context(attempt)?;
+        staging.commit(&self.keys[at]).context(attempt)?;
+        Ok(())
     }
 }
 
@@ -178,14 +238,6 @@ pub(super) fn is_whole(layers: &LayerStore, key: &str, boot: &str) -> bool {
     layers.contains(key)
         && Record::of(layers, key)
             .is_some_and(|record| record.made_in.is_none_or(|made_in| made_in == boot))
-}
-
-/// [`is_whole`]. A layer that may not be is removed.
-fn is_trusted(layers: &LayerStore, key: &str, boot: &str) -> Result<bool> {
-    match is_whole(layers, key, boot) {
-        true => Ok(true),
-        false => layers.remove(key).map(|_| false),
-    }
 }
 
 /// Unpacks a layer of an image, counted from the lowest.
@@ -211,7 +263,25 @@ fn unpack_blob(
     };
     let decoder =
         compression.decoder(store.blob(&blob.digest)?).context(|| "begin to decompress")?;
-    let mut hashed = Hashed { from: decoder, hasher: Hasher::default() };
+    let found = thread::scope(|scope| {
+        let ahead = Ahead::of(scope, decoder).context(|| "start a thread")?;
+        let mut hashed = Hashed::new(ahead, u64::MAX);
+        fill(staging, &mut hashed, store.limits())?;
+        hashed.finish().context(|| "read it to its end")
+    });
+    let (found, _) = found?;
+    if found != diff_id.0 {
+        return Err(malformed(format!("its content has the digest {found}, not {diff_id}")));
+    }
+    Ok(())
+}
+
+/// Unpacks the tar stream of a layer.
+pub(super) fn fill(
+    staging: &Staging,
+    from: impl BufRead,
+    limits: ArchiveLimits,
+) -> Result<Unpacked> {
     let tree = staging.open_tree().context(|| "open the new layer")?;
     let lower = match staging.lower()? {
         Some(lower) => {
@@ -219,32 +289,13 @@ fn unpack_blob(
         }
         None => None,
     };
-    let mut unpack = Unpack::new().limits(store.limits()).overlay(staging.keeps_differences());
+    let mut unpack = Unpack::new().limits(limits).overlay(staging.keeps_differences());
     match &lower {
         Some(lower) => unpack = unpack.lower(lower),
         // Or the driver keeps whole trees, in which no marks are left either.
         None => unpack = unpack.lowest(true),
     }
-    unpack.run(&mut hashed, &tree)?;
-    let found = hashed.hasher.finish();
-    if found != diff_id.0 {
-        return Err(malformed(format!("its content has the digest {found}, not {diff_id}")));
-    }
-    Ok(())
-}
-
-/// Takes the digest of all that is read.
-struct Hashed<R> {
-    from: R,
-    hasher: Hasher,
-}
-
-impl<R: std::io::Read> std::io::Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.from.read(buffer)?;
-        self.hasher.update(&buffer[..read]);
-        Ok(read)
-    }
+    unpack.run_here(from, &tree)
 }
 
 /// Where a layer comes from.

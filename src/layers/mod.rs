@@ -20,9 +20,9 @@ mod rootfs;
 mod scratch;
 mod touched;
 
-pub use archive::{ArchiveLimits, Pack, Packed, Unpack, Unpacked};
 #[cfg(feature = "image")]
-pub(crate) use archive::{Kind, Reader};
+pub(crate) use archive::{Ahead, Kind, Reader};
+pub use archive::{ArchiveLimits, Pack, Packed, Unpack, Unpacked};
 pub use change::{Change, ChangeKind};
 pub use compression::{Compression, Decoder, Encoder};
 pub use driver::{Driver, LayerStore, Staging, Usage};

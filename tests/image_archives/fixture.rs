@@ -25,15 +25,24 @@ pub fn sound(store: &Store) {
     assert!(verified.is_sound(), "{:?}", verified.damage);
 }
 
-/// Every file of the store that holds content, with its length, to see that nothing is left of what failed.
+/// Every file of the store that holds content, with its length, and every unpacked layer, to see that nothing is left
+/// of what failed.
 pub fn inventory(store: &Store) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
-    for directory in ["blobs/sha256", "ingest", "leases", "trash", "layers"] {
-        for entry in fs::read_dir(store.path().join(directory)).unwrap() {
-            let entry = entry.unwrap();
+    let list = |directory: &str| {
+        let entries = fs::read_dir(store.path().join(directory)).unwrap();
+        entries.map(Result::unwrap).collect::<Vec<_>>()
+    };
+    for directory in ["blobs/sha256", "ingest", "leases", "trash"] {
+        for entry in list(directory) {
             let length = entry.metadata().unwrap().len();
             found.push((format!("{directory}/{:?}", entry.file_name()), length.to_string().into()));
         }
+    }
+    for driver in list("layers") {
+        let driver = format!("layers/{}", driver.file_name().to_str().unwrap());
+        let layers = list(&driver);
+        found.extend(layers.iter().map(|it| (format!("{driver}/{:?}", it.file_name()), vec![])));
     }
     found.push(("index.json".to_owned(), fs::read(store.path().join("index.json")).unwrap()));
     found.sort();

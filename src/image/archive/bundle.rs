@@ -9,6 +9,7 @@ use super::entries::{Entries, Kind};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::blobs::StagedBlob;
 use crate::image::digest::Digest;
+use crate::image::early::Early;
 use crate::image::json::{MAX_DOCUMENT, malformed};
 use crate::image::lease::Work;
 use crate::image::manifest::Blob;
@@ -58,7 +59,7 @@ enum Place {
 enum Known<'s> {
     Nothing,
     Soon(Unpacking<'s>),
-    All(Content),
+    All(Content, Option<Early>),
 }
 
 impl<'s> Bundle<'s> {
@@ -85,7 +86,7 @@ impl<'s> Bundle<'s> {
                 Kind::File(size) => {
                     let file = match size <= SMALL && self.memory + size <= MAX_MEMORY {
                         true => self.keep(&mut entries, size),
-                        false => self.put_aside(&mut entries, scope, unpackers),
+                        false => self.put_aside(&entry.name, &mut entries, scope, unpackers),
                     };
                     let file = file.context(attempt)?;
                     check_name(&entry.name, file.blob.digest)?;
@@ -105,10 +106,14 @@ impl<'s> Bundle<'s> {
 
     fn put_aside(
         &self,
+        name: &str,
         content: &mut dyn Read,
         scope: &'s Scope<'s, '_>,
         unpackers: &'s Unpackers,
     ) -> Result<File<'s>> {
+        // What the store has already is unpacked, most likely.
+        let there = digest_in(name).is_some_and(|it| self.work.store().blob_path(&it).exists());
+        let early = unpackers.early().filter(|_| !there);
         let mut writer = self.work.writer(None)?;
         let growth = Growth::default();
         let mut known = Known::Nothing;
@@ -119,9 +124,10 @@ impl<'s> Bundle<'s> {
             if read == 0 {
                 break;
             }
-            if written == 0 && Compression::of_magic(&buffer[..read]) != Compression::None {
+            let packed = Compression::of_magic(&buffer[..read]) != Compression::None;
+            if written == 0 && (packed || early.is_some() && is_tar(&buffer[..read])) {
                 let file = writer.written_part()?;
-                known = Known::Soon(unpackers.begin(scope, &growth, file)?);
+                known = Known::Soon(unpackers.begin(scope, &growth, file, early)?);
             }
             let stored = writer.write_all(&buffer[..read]).and_then(|()| writer.flush());
             stored.context(|| "write it aside")?;
@@ -206,19 +212,32 @@ impl<'s> Bundle<'s> {
         let limit = self.limit;
         let file = self.find(name)?;
         let content = match std::mem::replace(&mut file.content, Known::Nothing) {
-            Known::All(content) => Ok(content),
+            Known::All(content, early) => Ok((content, early)),
             Known::Soon(unpacking) => unpacking.finish(),
             Known::Nothing => match &file.place {
-                Place::Memory(bytes) => Content::of(&bytes[..], limit),
-                Place::Aside(staged) => plain(staged, limit),
+                Place::Memory(bytes) => {
+                    Content::of(&bytes[..], limit).map(|content| (content, None))
+                }
+                Place::Aside(staged) => plain(staged, limit).map(|content| (content, None)),
                 Place::Committed => {
                     Err(Error::new(ErrorKind::InvalidState, "it is in the store already"))
                 }
             },
         };
-        let content = content.context(|| format!("read the layer {name}"))?;
-        file.content = Known::All(content);
+        let (content, early) = content.context(|| format!("read the layer {name}"))?;
+        file.content = Known::All(content, early);
         Ok(content)
+    }
+
+    /// The layers that could be unpacked, by their blobs.
+    pub(super) fn into_early(self) -> HashMap<Digest, Early> {
+        let files = self.files.into_values();
+        files
+            .filter_map(|file| match file.content {
+                Known::All(_, Some(early)) => Some((file.blob.digest, early)),
+                _ => None,
+            })
+            .collect()
     }
 
     /// Puts a file into the store.
@@ -245,10 +264,22 @@ fn plain(staged: &StagedBlob, limit: u64) -> Result<Content> {
     Ok(Content { compression: decoder.compression(), digest, size })
 }
 
+/// Whether a file begins like a tar archive of POSIX or GNU.
+fn is_tar(beginning: &[u8]) -> bool {
+    beginning.get(257..262) == Some(b"ustar")
+}
+
+/// The digest that a file is named by.
+fn digest_in(name: &str) -> Option<Digest> {
+    Digest::from_hex(name.strip_prefix(BLOBS)?.as_bytes())
+}
+
 /// A file that is named by its digest must have it.
 fn check_name(name: &str, found: Digest) -> Result<()> {
-    let Some(hex) = name.strip_prefix(BLOBS) else { return Ok(()) };
-    match Digest::from_hex(hex.as_bytes()) {
+    if !name.starts_with(BLOBS) {
+        return Ok(());
+    }
+    match digest_in(name) {
         Some(digest) if digest == found => Ok(()),
         Some(_) => Err(malformed(format!("{name} is damaged: its content has the digest {found}"))),
         None => Err(malformed(format!("the name of {name} is no digest"))),

@@ -1,22 +1,23 @@
 //! The content of layers: what their blobs unpack to, found out while they are being written.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::num::NonZero;
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::image::digest::{Digest, Hasher};
+use crate::image::digest::Digest;
+use crate::image::early::{Early, Unpacker};
+use crate::image::hashed::Hashed;
 use crate::image::json::malformed;
-use crate::layers::Compression;
+use crate::layers::{Ahead, Compression};
 
 /// What passes from thread to thread at a time.
 pub(super) const CHUNK: usize = 256 << 10;
 /// Shorter streams are hashed where they are read: a thread would cost more.
-const WORTH_A_THREAD: usize = 1 << 20;
+const WORTH_A_THREAD: u64 = 1 << 20;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -108,77 +109,46 @@ pub(super) struct Content {
 
 impl Content {
     /// Reads a stream that may be compressed, to its end. More than `limit` bytes after decompression are an error.
-    pub(super) fn of(reader: impl Read, limit: u64) -> Result<Self> {
+    pub(super) fn of(reader: impl Read + Send, limit: u64) -> Result<Self> {
         let mut decoder = Compression::detect(reader).context(|| "decompress it")?;
         let compression = decoder.compression();
         let (digest, size) = digest_of(&mut decoder, limit).context(|| "decompress it")?;
         Ok(Self { compression, digest, size })
     }
+
+    /// As [`of`](Self::of), and unpacks it as a layer. `None` if it cannot be: what is wrong must be found out
+    /// anew then, from the stream's beginning.
+    pub(super) fn unpack(
+        reader: impl Read + Send,
+        limit: u64,
+        unpacker: &Unpacker,
+    ) -> Option<(Self, Early)> {
+        let decoder = Compression::detect(reader).ok()?;
+        let compression = decoder.compression();
+        thread::scope(|scope| {
+            let mut hashed = Hashed::new(Ahead::of(scope, decoder).ok()?, limit);
+            let early = unpacker.unpack(&mut hashed).ok()?;
+            let (digest, size) = hashed.finish().ok()?;
+            Some((Self { compression, digest, size }, early))
+        })
+    }
 }
 
-/// The digest and length of a stream. Long ones are hashed by a thread of their own.
-fn digest_of(reader: &mut dyn Read, limit: u64) -> Result<(Digest, u64)> {
-    let mut size = 0;
-    let mut hasher = Hasher::default();
-    let mut buffer = vec![0; CHUNK];
-    while size < WORTH_A_THREAD as u64 {
-        match fill(reader, &mut buffer)? {
-            0 => return Ok((hasher.finish(), size)),
-            read => {
-                hasher.update(&buffer[..read]);
-                size = count(size, read, limit)?;
-            }
+/// The digest and length of a stream. A long one is read by a thread of its own, if there is one to be had.
+fn digest_of(reader: &mut (dyn Read + Send), limit: u64) -> Result<(Digest, u64)> {
+    let mut beginning = Vec::new();
+    let read = (&mut *reader).take(WORTH_A_THREAD).read_to_end(&mut beginning);
+    if read.context(|| "read it")? as u64 == WORTH_A_THREAD {
+        let threaded = thread::scope(|scope| {
+            let ahead = Ahead::of(scope, &mut *reader).ok()?;
+            Some(Hashed::new(beginning.chain(ahead), limit).finish())
+        });
+        if let Some(found) = threaded {
+            return found.context(|| "read it");
         }
     }
-    // Buffers go to the thread full and come back empty.
-    let (full, to_hash) = sync_channel::<(Vec<u8>, usize)>(4);
-    let (empty, recycled) = sync_channel(6);
-    thread::scope(|scope| {
-        let mut begun = hasher.clone();
-        let hash = move || {
-            for (buffer, len) in to_hash {
-                begun.update(&buffer[..len]);
-                let _ = empty.try_send(buffer);
-            }
-            begun.finish()
-        };
-        let thread = thread::Builder::new().spawn_scoped(scope, hash).ok();
-        loop {
-            let read = fill(reader, &mut buffer)?;
-            if read == 0 {
-                break;
-            }
-            size = count(size, read, limit)?;
-            if thread.is_none() {
-                hasher.update(&buffer[..read]);
-                continue;
-            }
-            if full.send((buffer, read)).is_err() {
-                break;
-            }
-            buffer = recycled.try_recv().unwrap_or_else(|_| vec![0; CHUNK]);
-        }
-        drop(full);
-        let digest = match thread {
-            Some(thread) => thread.join().map_err(|_| panicked())?,
-            None => hasher.finish(),
-        };
-        Ok((digest, size))
-    })
-}
-
-fn panicked() -> Error {
-    Error::new(ErrorKind::Os, "the thread that hashes a layer has panicked")
-}
-
-fn count(size: u64, read: usize, limit: u64) -> Result<u64> {
-    let size = size + read as u64;
-    if size > limit {
-        let message = format!("it has more than {limit} bytes after decompression");
-        return Err(Error::new(ErrorKind::ResourceExhausted, message)
-            .with_hint("raise the limit if its source is to be trusted"));
-    }
-    Ok(size)
+    let all = BufReader::with_capacity(CHUNK, beginning.chain(reader));
+    Hashed::new(all, limit).finish().context(|| "read it")
 }
 
 /// Reads until the buffer is full or the stream ends.
@@ -201,40 +171,56 @@ pub(super) struct Unpackers {
     free: Mutex<usize>,
     freed: Condvar,
     limit: u64,
+    /// For those that are layers, as most are.
+    early: Option<Unpacker>,
 }
 
+/// What there is to know of a blob, and its files, if it could be unpacked.
+type Found = (Content, Option<Early>);
+
 impl Unpackers {
-    pub(super) fn new(limit: u64) -> Self {
+    pub(super) fn new(limit: u64, early: Option<Unpacker>) -> Self {
         let free = thread::available_parallelism().map_or(1, NonZero::get);
-        Self { free: Mutex::new(free), freed: Condvar::new(), limit }
+        Self { free: Mutex::new(free), freed: Condvar::new(), limit, early }
     }
 
-    /// Begins with a file that is being written.
+    /// What unpacks layers, if that is wanted.
+    pub(super) fn early(&self) -> Option<&Unpacker> {
+        self.early.as_ref()
+    }
+
+    /// Begins with a file that is being written; `early` unpacks it, too.
     pub(super) fn begin<'s>(
         &'s self,
         scope: &'s Scope<'s, '_>,
         growth: &Growth,
         file: File,
+        early: Option<&'s Unpacker>,
     ) -> Result<Unpacking<'s>> {
-        let again = file.try_clone().context(|| "clone the descriptor of a blob")?;
+        let clone = || file.try_clone().context(|| "clone the descriptor of a blob");
+        let (first, second, later) =
+            (growth.follow(clone()?), growth.follow(clone()?), growth.follow(file));
         let mut free = lock(&self.free);
         while *free == 0 {
             free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
         }
         *free -= 1;
         drop(free);
-        let mut follower = growth.follow(file);
         let work = move || {
-            let content = Content::of(&mut follower, self.limit);
+            let unpacked = early.and_then(|early| Content::unpack(first, self.limit, early));
+            let found = match unpacked {
+                Some((content, early)) => Ok((content, Some(early))),
+                None => Content::of(second, self.limit).map(|content| (content, None)),
+            };
             *lock(&self.free) += 1;
             self.freed.notify_one();
-            content
+            found
         };
         match thread::Builder::new().spawn_scoped(scope, work) {
             Ok(thread) => Ok(Unpacking::Running(thread)),
             Err(_) => {
                 *lock(&self.free) += 1;
-                Ok(Unpacking::Later(growth.follow(again), self.limit))
+                Ok(Unpacking::Later(later, self.limit))
             }
         }
     }
@@ -243,18 +229,22 @@ impl Unpackers {
 /// A blob whose content is being found out.
 #[derive(Debug)]
 pub(super) enum Unpacking<'s> {
-    Running(ScopedJoinHandle<'s, Result<Content>>),
+    Running(ScopedJoinHandle<'s, Result<Found>>),
     /// There was no thread to be had.
     Later(Follower, u64),
 }
 
 impl Unpacking<'_> {
-    pub(super) fn finish(self) -> Result<Content> {
+    pub(super) fn finish(self) -> Result<Found> {
         match self {
             Self::Running(thread) => thread.join().unwrap_or_else(|_| Err(panicked())),
-            Self::Later(follower, limit) => Content::of(follower, limit),
+            Self::Later(follower, limit) => Ok((Content::of(follower, limit)?, None)),
         }
     }
+}
+
+fn panicked() -> Error {
+    Error::new(ErrorKind::Os, "the thread that reads a layer has panicked")
 }
 
 /// Says that content is not what a configuration calls it.
@@ -284,10 +274,10 @@ mod tests {
         let bytes: Vec<_> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
         let packed = compressed(&bytes, Compression::Gzip);
         let mut file = tempfile::tempfile().unwrap();
-        let unpackers = Unpackers::new(1 << 30);
+        let unpackers = Unpackers::new(1 << 30, None);
         let content = thread::scope(|scope| {
             let growth = Growth::default();
-            let begun = unpackers.begin(scope, &growth, file.try_clone().unwrap()).unwrap();
+            let begun = unpackers.begin(scope, &growth, file.try_clone().unwrap(), None).unwrap();
             let mut written = 0;
             for part in packed.chunks(100_000) {
                 file.write_all(part).unwrap();
@@ -295,7 +285,7 @@ mod tests {
                 growth.reached(written);
             }
             growth.complete();
-            begun.finish().unwrap()
+            begun.finish().unwrap().0
         });
         let expected = Content {
             compression: Compression::Gzip,
@@ -309,10 +299,10 @@ mod tests {
     fn a_file_that_nobody_completes_is_no_whole_one() {
         let packed = compressed(&[7; 100_000], Compression::Zstd);
         let mut file = tempfile::tempfile().unwrap();
-        let unpackers = Unpackers::new(1 << 30);
+        let unpackers = Unpackers::new(1 << 30, None);
         let failed = thread::scope(|scope| {
             let growth = Growth::default();
-            let begun = unpackers.begin(scope, &growth, file.try_clone().unwrap()).unwrap();
+            let begun = unpackers.begin(scope, &growth, file.try_clone().unwrap(), None).unwrap();
             file.write_all(&packed).unwrap();
             growth.reached(packed.len() as u64);
             drop(growth);

@@ -3,12 +3,13 @@
 use std::io::{self, BufReader, Read, Write};
 use std::thread;
 
-use super::content::{CHUNK, Growth, fill};
+use super::content::{CHUNK, Content, Growth, fill};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::blobs::{BlobWriter, StagedBlob};
 use crate::image::changes::ConfigChanges;
 use crate::image::digest::{DiffId, Digest, Hasher};
 use crate::image::draft::Draft;
+use crate::image::early::{Early, Unpacker};
 use crate::image::image::Image;
 use crate::image::json::malformed;
 use crate::image::layer::Layer;
@@ -42,6 +43,7 @@ pub struct Import<'a> {
     changes: ConfigChanges,
     compression: Option<Compression>,
     limits: ArchiveLimits,
+    unpack: bool,
 }
 
 impl Store {
@@ -61,7 +63,7 @@ impl<'a> Import<'a> {
     /// Imports into `store`, without a name, for the host's platform.
     pub fn new(store: &'a Store) -> Self {
         let (changes, limits) = (ConfigChanges::new(), ArchiveLimits::new());
-        Self { store, name: None, changes, compression: None, limits }
+        Self { store, name: None, changes, compression: None, limits, unpack: true }
     }
 
     /// The name of the image.
@@ -88,6 +90,13 @@ impl<'a> Import<'a> {
         self
     }
 
+    /// Whether the layer is unpacked while the archive is read, which takes little longer than reading it; that is the
+    /// default. If not, or where it fails, [`Image::rootfs`] unpacks it.
+    pub fn unpack(mut self, unpack: bool) -> Self {
+        self.unpack = unpack;
+        self
+    }
+
     /// Reads an archive.
     ///
     /// # Errors
@@ -110,11 +119,23 @@ impl<'a> Import<'a> {
             None => self.keep(&work, &mut archive)?,
             Some(compression) => self.recompress(&work, archive, compression)?,
         };
-        let (diff_id, compression) = (DiffId(examined.digest), examined.compression);
+        let Examined { compression, digest, mut early } = examined;
+        let diff_id = DiffId(digest);
         let layer = Layer { diff_id, blob: layer.commit()?, compression };
         let mut draft = Draft::new(&Platform::host());
         draft.step(Some(layer), &self.changes, "imported")?;
-        draft.store(&work, name.as_ref())
+        let image = draft.store(&work, name.as_ref())?;
+        if let Some(unpacker) = self.unpacker() {
+            // The image is there, and what is not unpacked now will be when it is needed.
+            let _ = image.unpack_or_take(&work, unpacker.layers(), |_| early.take());
+        }
+        Ok(image)
+    }
+
+    /// Whoever makes a root filesystem is told why the layer cannot be unpacked.
+    fn unpacker(&self) -> Option<Unpacker> {
+        let unpacker = self.unpack.then(|| Unpacker::new(self.store).ok()).flatten()?;
+        Some(unpacker.limits(self.limits))
     }
 
     /// Stores the stream as it is. Another thread looks into it meanwhile.
@@ -123,9 +144,17 @@ impl<'a> Import<'a> {
         thread::scope(|scope| {
             let growth = Growth::default();
             let follower = growth.follow(writer.written_part()?);
+            let second = growth.follow(writer.written_part()?);
             let again = growth.follow(writer.written_part()?);
             let limits = self.limits;
-            let examine = move || Examined::of(follower, limits);
+            let unpacker = self.unpacker();
+            let examine = move || {
+                let unpacked = unpacker.and_then(|it| Content::unpack(follower, u64::MAX, &it));
+                unpacked.map_or_else(
+                    || Examined::of(second, limits),
+                    |(content, early)| Ok(Examined::unpacked(content, early)),
+                )
+            };
             let thread = thread::Builder::new().spawn_scoped(scope, examine).ok();
             let mut buffer = vec![0; CHUNK];
             let mut written = 0;
@@ -167,7 +196,7 @@ impl<'a> Import<'a> {
         walk(&mut copy, self.limits)?;
         let digest = copy.hasher.finish();
         let writer: BlobWriter = copy.copy.finish().context(|| "compress it")?;
-        Ok((writer.stage()?, Examined { compression, digest }))
+        Ok((writer.stage()?, Examined { compression, digest, early: None }))
     }
 }
 
@@ -176,15 +205,21 @@ struct Examined {
     compression: Compression,
     /// Of the archive without compression.
     digest: Digest,
+    early: Option<Early>,
 }
 
 impl Examined {
+    fn unpacked(content: Content, early: Early) -> Self {
+        let Content { compression, digest, .. } = content;
+        Self { compression, digest, early: Some(early) }
+    }
+
     fn of(stream: impl Read, limits: ArchiveLimits) -> Result<Self> {
         let decoder = Compression::detect(stream).context(|| "decompress it")?;
         let compression = decoder.compression();
         let mut passing = Passing { source: decoder, hasher: Hasher::default(), copy: io::sink() };
         walk(&mut passing, limits)?;
-        Ok(Self { compression, digest: passing.hasher.finish() })
+        Ok(Self { compression, digest: passing.hasher.finish(), early: None })
     }
 }
 

@@ -14,6 +14,7 @@ use crate::GIB;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::config::Config;
 use crate::image::digest::Digest;
+use crate::image::early::Unpacker;
 use crate::image::image::Image;
 use crate::image::index;
 use crate::image::json::{self, malformed};
@@ -47,6 +48,7 @@ pub struct Loaded {
 pub struct Load<'a> {
     store: &'a Store,
     layer_bytes: u64,
+    unpack: bool,
 }
 
 /// The names of an image, under its descriptor in the order of the archive.
@@ -58,8 +60,8 @@ impl Store {
     /// what they were: blobs are kept as they come.
     ///
     /// The stream is read once, from front to back, and to its end. No image shows before all of the archive is read,
-    /// and every layer is what its configuration says; compressed layers are checked by threads of their own while the
-    /// stream goes on.
+    /// and every layer is what its configuration says; threads of their own check and [unpack](Load::unpack) the
+    /// layers while the stream goes on.
     ///
     /// # Errors
     ///
@@ -83,7 +85,7 @@ impl Store {
 impl<'a> Load<'a> {
     /// Loads into `store`.
     pub fn new(store: &'a Store) -> Self {
-        Self { store, layer_bytes: 256 * GIB }
+        Self { store, layer_bytes: 256 * GIB, unpack: true }
     }
 
     /// How many bytes each layer may have after decompression; 256 GiB if it is not said.
@@ -93,13 +95,23 @@ impl<'a> Load<'a> {
         self
     }
 
+    /// Whether the layers of the host's platform are unpacked while the archive is read, which takes little longer than
+    /// reading it; that is the default. If not, or where it fails, [`Image::rootfs`] unpacks them.
+    #[must_use]
+    pub fn unpack(mut self, unpack: bool) -> Self {
+        self.unpack = unpack;
+        self
+    }
+
     /// Reads an archive.
     ///
     /// # Errors
     ///
     /// As of [`Store::load`].
     pub fn read(&self, archive: impl Read) -> Result<Vec<Loaded>> {
-        let unpackers = Unpackers::new(self.layer_bytes);
+        // Whoever makes a root filesystem is told why layers cannot be unpacked.
+        let early = self.unpack.then(|| Unpacker::new(self.store).ok()).flatten();
+        let unpackers = Unpackers::new(self.layer_bytes, early);
         let loaded = thread::scope(|scope| {
             let archive = Compression::detect(archive).context(|| "decompress it")?;
             let work = self.store.work()?;
@@ -107,7 +119,7 @@ impl<'a> Load<'a> {
             bundle.read(archive, scope, &unpackers)?;
             let mut finding = Finding { bundle, by_config: HashMap::new(), needed: Vec::new() };
             let images = finding.images()?;
-            finding.commit(&work, images)
+            finding.commit(&work, images, unpackers.early())
         });
         loaded.context(|| "load an archive of images")
     }
@@ -339,7 +351,12 @@ impl Finding<'_> {
     }
 
     /// Puts all that is needed into the store, and names the images.
-    fn commit(mut self, work: &Work, images: Images) -> Result<Vec<Loaded>> {
+    fn commit(
+        mut self,
+        work: &Work,
+        images: Images,
+        early: Option<&Unpacker>,
+    ) -> Result<Vec<Loaded>> {
         let mut names = BTreeMap::new();
         for (descriptor, references) in &images {
             for name in references {
@@ -376,6 +393,14 @@ impl Finding<'_> {
         for loaded in &mut loaded {
             loaded.references.sort();
             loaded.references.dedup();
+        }
+        if let Some(unpacker) = early {
+            let mut early = self.bundle.into_early();
+            for loaded in &loaded {
+                // The images are there, and what is not unpacked now will be when it is needed.
+                let _ =
+                    loaded.image.unpack_or_take(work, unpacker.layers(), |blob| early.remove(blob));
+            }
         }
         Ok(loaded)
     }

@@ -10,7 +10,7 @@ const CHUNKS: usize = 4;
 
 /// What another thread reads; it ends with the reader's end or first error, or soon after this value is dropped.
 #[derive(Debug)]
-pub(super) struct Ahead {
+pub(crate) struct Ahead {
     chunks: Receiver<io::Result<Vec<u8>>>,
     used: SyncSender<Vec<u8>>,
     chunk: Vec<u8>,
@@ -18,7 +18,7 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    pub(super) fn of<'scope>(
+    pub(crate) fn of<'scope>(
         scope: &'scope Scope<'scope, '_>,
         mut reader: impl Read + Send + 'scope,
     ) -> io::Result<Self> {

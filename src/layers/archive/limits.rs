@@ -49,6 +49,16 @@ impl ArchiveLimits {
         self.header_bytes = bytes;
         self
     }
+
+    /// The lower of each.
+    #[cfg(feature = "image")]
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            entries: self.entries.min(other.entries),
+            bytes: self.bytes.min(other.bytes),
+            header_bytes: self.header_bytes.min(other.header_bytes),
+        }
+    }
 }
 
 impl Default for ArchiveLimits {

@@ -16,6 +16,8 @@ mod unpack;
 mod whiteout;
 mod writer;
 
+#[cfg(feature = "image")]
+pub(crate) use ahead::Ahead;
 pub use limits::ArchiveLimits;
 pub use pack::{Pack, Packed};
 #[cfg(feature = "image")]

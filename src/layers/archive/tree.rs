@@ -77,6 +77,8 @@ pub(super) struct Tree<'a> {
     pub(super) skip_devices: bool,
     /// Whether there are no lower layers.
     pub(super) lowest: bool,
+    /// Whether what is in the lower layers has made, or would have made, a difference, but for the top.
+    pub(super) depends: bool,
     /// Whether deletions are written down as overlays do, with marks of this name for directories.
     pub(super) marks: Option<&'static std::ffi::CStr>,
     /// What is still to be set, by path.
@@ -119,6 +121,7 @@ impl<'a> Tree<'a> {
             marks,
             skip_devices: false,
             lowest: false,
+            depends: false,
             metadata: BTreeMap::new(),
             hidden: BTreeSet::new(),
             made: BTreeSet::new(),
@@ -129,6 +132,11 @@ impl<'a> Tree<'a> {
 
     pub(super) fn root(&self) -> &Dir {
         &self.root
+    }
+
+    /// Whether an entry has said what the top looks like.
+    pub(super) fn has_top(&self) -> bool {
+        matches!(self.metadata.get(&b""[..]), Some(Metadata::Directory { implicit: false, .. }))
     }
 
     /// What the top looks like if no entry says it: as in the lower layers.
@@ -360,6 +368,7 @@ impl<'a> Tree<'a> {
                 Err(errno) => return Err(errno).context(attempt),
             }
             // It is not in this layer.
+            self.depends = true;
             let path = here.join(name);
             let mut attributes = Attributes::of_missing_directory(make.unwrap_or_default());
             if let Some(lower) = &self.lower
@@ -564,6 +573,7 @@ impl<'a> Tree<'a> {
 
     /// Copies a file of the lower layers. Returns whether there is one.
     fn copy_up(&mut self, parent: &Rc<Dir>, name: &[u8], path: &[u8]) -> Result<bool> {
+        self.depends = true;
         let hidden = self.is_hidden(path);
         let Some(lower) = self.lower.as_ref().filter(|_| !hidden) else { return Ok(false) };
         let Some(found) = lower.find(path)? else { return Ok(false) };

@@ -1,7 +1,7 @@
 //! Archives become directories.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 
@@ -78,6 +78,11 @@ pub struct Unpacked {
     pub entries: u64,
     /// The length of the stream.
     pub bytes: u64,
+    /// Whether the layer is the same on any lower ones, as it neither deletes nor links to what is there and has an
+    /// entry for every directory, but perhaps for the top. Of an overlay, such a layer can be unpacked before those.
+    pub stands_alone: bool,
+    /// Whether it has an entry for the top, which else is that of the lower layers.
+    pub has_top: bool,
 }
 
 impl<'a> Unpack<'a> {
@@ -155,6 +160,14 @@ impl<'a> Unpack<'a> {
     /// reason are named. What has been unpacked until then stays: the directory is worth nothing. Before it
     /// comes back `archive` must, from the call of `read` that it is in.
     pub fn run(&self, archive: impl Read + Send, directory: impl AsFd) -> Result<Unpacked> {
+        thread::scope(|scope| {
+            let ahead = Ahead::of(scope, archive).context(|| "start a thread")?;
+            self.run_here(ahead, directory)
+        })
+    }
+
+    /// [`run`](Self::run), without another thread.
+    pub(crate) fn run_here(&self, archive: impl BufRead, directory: impl AsFd) -> Result<Unpacked> {
         let automatic;
         let privileged = effective_capabilities() & CAP_CHOWN != 0;
         let namespace = match self.namespace {
@@ -187,10 +200,7 @@ impl<'a> Unpack<'a> {
         let mut tree = Tree::new(reopen(directory)?, lower, owners, setter, marks)?;
         tree.skip_devices = self.skip_devices;
         tree.lowest = self.lowest;
-        thread::scope(|scope| {
-            let ahead = Ahead::of(scope, archive).context(|| "start a thread")?;
-            unpack(&mut Reader::new(ahead, self.limits), tree)
-        })
+        unpack(&mut Reader::new(archive, self.limits), tree)
     }
 }
 
@@ -213,14 +223,15 @@ fn reopen(directory: impl AsFd) -> Result<OwnedFd> {
     }
 }
 
-fn unpack(archive: &mut Reader<Ahead>, mut tree: Tree<'_>) -> Result<Unpacked> {
+fn unpack(archive: &mut Reader<impl BufRead>, mut tree: Tree<'_>) -> Result<Unpacked> {
     tree.begin()?;
     while let Some(entry) = archive.next()? {
         make(archive, &mut tree, &entry).map_err(|err| explain(err, &entry))?;
     }
+    let (stands_alone, has_top) = (!tree.depends, tree.has_top());
     tree.finish()?;
     let (entries, bytes) = archive.totals();
-    Ok(Unpacked { entries, bytes })
+    Ok(Unpacked { entries, bytes, stands_alone, has_top })
 }
 
 fn explain(err: Error, entry: &Entry) -> Error {
@@ -233,7 +244,7 @@ fn explain(err: Error, entry: &Entry) -> Error {
     err.context(format!("unpack {}", entry.name()))
 }
 
-fn make(archive: &mut Reader<Ahead>, tree: &mut Tree<'_>, entry: &Entry) -> Result<()> {
+fn make(archive: &mut Reader<impl BufRead>, tree: &mut Tree<'_>, entry: &Entry) -> Result<()> {
     let Made::File(mut open) = tree.make(entry)? else { return Ok(()) };
     match &entry.regions {
         None => copy(archive, &mut open.file, entry.size)?,
@@ -248,7 +259,7 @@ fn make(archive: &mut Reader<Ahead>, tree: &mut Tree<'_>, entry: &Entry) -> Resu
     tree.close(open, entry)
 }
 
-fn copy(archive: &mut Reader<Ahead>, file: &mut File, mut len: u64) -> Result<()> {
+fn copy(archive: &mut Reader<impl BufRead>, file: &mut File, mut len: u64) -> Result<()> {
     while len > 0 {
         let data = archive.data()?;
         let data = &data[..data.len().min(usize::try_from(len).unwrap_or(usize::MAX))];

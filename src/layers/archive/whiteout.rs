@@ -57,6 +57,7 @@ impl Tree<'_> {
     pub(super) fn white_out(&mut self, parent: &Rc<Dir>, name: &[u8]) -> Result<()> {
         let path = parent.join(name);
         let attempt = || format!("delete {}", path.escape_ascii());
+        self.depends = true;
         if self.marks.is_none() {
             if self.clear(parent, name, &path, true).context(attempt)? {
                 self.forget(&path);
@@ -83,6 +84,7 @@ impl Tree<'_> {
     /// Deletes all that the lower layers have in this directory.
     pub(super) fn make_opaque(&mut self, dir: &Rc<Dir>) -> Result<()> {
         let attempt = || format!("empty {}", dir.path.escape_ascii());
+        self.depends = true;
         if self.marks.is_none() {
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
             let listed = openat(&dir.fd, ".", flags, Mode::empty()).context(attempt)?;

@@ -75,6 +75,12 @@ impl Staging {
         self.path.join(TREE)
     }
 
+    /// Puts a layer that does not depend on it upon these.
+    #[cfg_attr(not(feature = "image"), allow(dead_code, reason = "for images"))]
+    pub(crate) fn set_parents(&mut self, parents: &[&str]) {
+        self.parents = parents.iter().map(ToString::to_string).collect();
+    }
+
     /// Whether the layer is to be only what it changes: whiteouts are then to be written as the overlay file
     /// system's marks, and [`lower`](Self::lower) is what they hide. Otherwise what the layer deletes is to
     /// be removed from the [`tree`](Self::tree).
