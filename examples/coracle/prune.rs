@@ -57,7 +57,7 @@ impl Args {
             }
             out.line("")?;
         }
-        let bytes = human::size(pruned.collected.bytes, 4);
+        let bytes = human::size(pruned.collected.freed.bytes(), 4);
         out.line(&format!("Total reclaimed space: {bytes}"))
     }
 

@@ -15,6 +15,7 @@ use super::json;
 use super::lease::Held;
 use super::manifest::{self, Blob, DocumentKind, is_config};
 use super::store::Store;
+use super::usage::{Space, unpacked_size};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::layers::{Driver, LayerStore};
 
@@ -24,10 +25,10 @@ use crate::layers::{Driver, LayerStore};
 pub struct Collected {
     /// Blobs.
     pub blobs: u64,
-    /// The bytes of these blobs.
-    pub bytes: u64,
     /// Unpacked layers.
     pub layers: u64,
+    /// The space that both took.
+    pub freed: Space,
 }
 
 /// What stays.
@@ -201,7 +202,9 @@ impl Store {
     fn sweep(&self, collected: &mut Collected) -> Result<()> {
         let mut known = Known::default();
         // Most of the reading is done before the lock is taken. What fails now may be gone by then.
-        let _ = known.of_entries(self, &self.index()?.entries, &mut Needed::default());
+        let mut expected = Needed::default();
+        let _ = known.of_entries(self, &self.index()?.entries, &mut expected);
+        let sizes = self.sizes_without(&expected)?;
         let _lock = self.locked()?;
         let index = self.index()?;
         let leases = self.leases()?;
@@ -214,11 +217,11 @@ impl Store {
                 let path = self.path().join("blobs/sha256").join(&name);
                 let bytes = path.symlink_metadata().map_or(0, |metadata| metadata.len());
                 self.discard(&path, &name)?;
-                collected.bytes += bytes;
+                collected.freed.blobs += bytes;
                 collected.blobs += 1;
             }
         }
-        self.sweep_layers(&needed, collected)?;
+        self.sweep_layers(&needed, &sizes, collected)?;
         for path in entries(&self.path().join("ingest"))? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let owner = name.split('.').next().unwrap_or_default();
@@ -242,13 +245,31 @@ impl Store {
         names.map(|driver| LayerStore::open_with(&directory, driver)).collect()
     }
 
-    fn sweep_layers(&self, needed: &Needed, collected: &mut Collected) -> Result<()> {
+    /// What the unpacked layers take that are not needed, each by its driver and key.
+    fn sizes_without(&self, needed: &Needed) -> Result<HashMap<(Driver, String), u64>> {
+        let mut sizes = HashMap::new();
         for layers in self.layer_stores()? {
-            for key in layers.keys()? {
-                // Another key is not the store's.
-                let Some(digest) = Digest::from_hex(key.as_bytes()) else { continue };
-                if !needed.chains.contains(&ChainId(digest)) {
-                    collected.layers += u64::from(layers.retire(&key)?);
+            for key in unneeded(&layers, needed)? {
+                // One that cannot be measured can be removed.
+                let size = unpacked_size(&layers, &key).unwrap_or(0);
+                sizes.insert((layers.driver(), key), size);
+            }
+        }
+        Ok(sizes)
+    }
+
+    fn sweep_layers(
+        &self,
+        needed: &Needed,
+        sizes: &HashMap<(Driver, String), u64>,
+        collected: &mut Collected,
+    ) -> Result<()> {
+        for layers in self.layer_stores()? {
+            for key in unneeded(&layers, needed)? {
+                if layers.retire(&key)? {
+                    collected.layers += 1;
+                    let size = sizes.get(&(layers.driver(), key)).copied();
+                    collected.freed.layers += size.unwrap_or(0);
                 }
             }
         }
@@ -290,6 +311,14 @@ impl Store {
             }
         }
     }
+}
+
+/// The keys of the store's layers that are not needed. Other keys are not the store's.
+fn unneeded(layers: &LayerStore, needed: &Needed) -> Result<Vec<String>> {
+    let is_needed = |key: &str| {
+        Digest::from_hex(key.as_bytes()).is_none_or(|it| needed.chains.contains(&ChainId(it)))
+    };
+    Ok(layers.keys()?.into_iter().filter(|key| !is_needed(key)).collect())
 }
 
 pub(super) fn entries(dir: &Path) -> Result<Vec<std::path::PathBuf>> {

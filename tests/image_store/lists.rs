@@ -197,5 +197,5 @@ fn usage_tells_what_is_shared_and_what_removing_would_free() {
     assert_eq!(usage.reclaimable.blobs, unique);
     assert_eq!(usage.images.iter().map(|it| it.pins.len()).sum::<usize>(), 1);
     // Which is what comes true.
-    assert_eq!(store.prune(&Filter::new()).unwrap().collected.bytes, unique + 8);
+    assert_eq!(store.prune(&Filter::new()).unwrap().collected.freed.blobs, unique + 8);
 }
