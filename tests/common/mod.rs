@@ -9,6 +9,7 @@ pub mod archive;
 pub mod attack;
 pub mod audit;
 mod btrfs;
+pub mod engines;
 mod machine;
 mod sandbox;
 pub mod stack;

@@ -2,17 +2,16 @@
 //! image.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
 
-use coracle::image::{Image, Store};
+use coracle::image::{Image, Platform, Store};
 use coracle::layers::Compression::{self, Gzip, None as Plain, Zstd};
 use tar::EntryType;
 
+use crate::common::engines::{Containers, Docker, run, to_file};
 use crate::common::{self, Missing, Sandbox, require, setup};
-use crate::fixture::{Entry, add, name, open, run, save_to, sound, tar};
+use crate::fixture::{Entry, add, add_for, entry_for, name, open, save_to, set_index, sound, tar};
 
 /// Prints what is in /data.
 const LISTING: &str = r#"cd /; b=/bin/busybox
@@ -90,6 +89,16 @@ fn image(store: &Store, reference: &str, compressions: [Compression; 2]) -> Imag
     add(store, reference, &layers, &["/bin/sh", "-c", LISTING])
 }
 
+/// An image for the host and for another machine.
+fn two_platforms(store: &Store, reference: &str) -> Image {
+    let [one, two] = layers();
+    let here = add(store, "here", &[(one, Gzip)], &["/bin/sh"]);
+    let there = add_for(store, "there", &[(two, Gzip)], &[], "riscv64");
+    let host = Platform::host();
+    let entries = [entry_for(&here, host.architecture()), entry_for(&there, "riscv64")];
+    set_index(store, reference, &entries)
+}
+
 /// Loads an archive that another tool has written of `image`, into a store of its own.
 fn loads_the_same(dir: &Sandbox, archive: &Path, names: &[&str], image: &Image) {
     let store = Store::open(archive.with_extension("store")).unwrap();
@@ -108,11 +117,6 @@ fn loads_the_same(dir: &Sandbox, archive: &Path, names: &[&str], image: &Image) 
     sound(&store);
 }
 
-fn to_file(command: &mut Command, path: &Path) {
-    let status = command.stdout(File::create(path).unwrap()).status().unwrap();
-    assert!(status.success(), "{command:?}: {status}");
-}
-
 fn busybox() -> Result<(), Missing> {
     match Path::new("/bin/busybox").exists() {
         true => Ok(()),
@@ -120,89 +124,11 @@ fn busybox() -> Result<(), Missing> {
     }
 }
 
-/// A docker daemon of the test's own, whose mounts nobody else sees.
-struct Docker {
-    daemon: Child,
-    client: PathBuf,
-    socket: String,
-    cgroup: String,
-}
-
-impl Docker {
-    fn start(dir: &Sandbox) -> Result<Self, Missing> {
-        common::root()?;
-        let daemon = common::program("dockerd")?;
-        common::program("containerd")?;
-        // The client of the same package.
-        let client = [PathBuf::from("/usr/bin/docker"), common::program("docker")?];
-        let client = client.into_iter().find(|path| path.exists()).unwrap();
-        let socket = format!("unix://{}", dir.join("docker.sock").display());
-        let cgroup = format!("/coracle-test-{}", std::process::id());
-        let log = File::create(dir.join("dockerd.log")).unwrap();
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private"]).arg(daemon);
-        command
-            .arg("--data-root")
-            .arg(dir.join("docker"))
-            .arg("--exec-root")
-            .arg(dir.join("docker-run"));
-        command.arg("--pidfile").arg(dir.join("docker.pid")).args(["-H", &socket]);
-        command.args(["--storage-driver", "vfs", "--bridge=none", "--iptables=false"]);
-        command.args(["--ip6tables=false", "--cgroup-parent", &cgroup]);
-        let daemon =
-            command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
-        let mut docker = Self { daemon: daemon.unwrap(), client, socket, cgroup };
-        let end = Instant::now() + Duration::from_secs(60);
-        while !docker.command(&["version"]).output().unwrap().status.success() {
-            let ended = docker.daemon.try_wait().unwrap();
-            if ended.is_some() || Instant::now() > end {
-                let log = fs::read_to_string(dir.join("dockerd.log")).unwrap();
-                let last = log.lines().last().unwrap_or_default().to_owned();
-                return Err(Missing::new("a docker daemon", format!("it did not start: {last}")));
-            }
-            sleep(Duration::from_millis(50));
-        }
-        Ok(docker)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.client);
-        command.args(["-H", &self.socket]).args(args).stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> String {
-        run(&mut self.command(args))
-    }
-
-    fn load(&self, archive: &Path) -> String {
-        run(self.command(&["load", "--quiet"]).stdin(File::open(archive).unwrap()))
-    }
-}
-
-impl Drop for Docker {
-    fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.daemon.id()).unwrap());
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.daemon.wait();
-        // One in each hierarchy.
-        let mut hierarchies: Vec<_> = fs::read_dir("/sys/fs/cgroup")
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .collect();
-        hierarchies.push("/sys/fs/cgroup".into());
-        for hierarchy in hierarchies {
-            let _ = fs::remove_dir(hierarchy.join(&self.cgroup[1..]));
-        }
-    }
-}
-
 #[test]
 fn docker_takes_what_we_save_and_gives_back_the_same() {
     require!(busybox());
     let dir = setup("archives-docker");
-    let docker = require!(Docker::start(&dir));
+    let docker = require!(Docker::start(&dir, "vfs"));
     let store = open(&dir, "store");
     let app = image(&store, "app:1", [Gzip, Zstd]);
     let plain = image(&store, "host:5000/team/plain:2", [Plain, Gzip]);
@@ -216,7 +142,7 @@ fn docker_takes_what_we_save_and_gives_back_the_same() {
         let id = docker.run(&["image", "inspect", "--format", "{{.Id}}", reference]);
         assert_eq!(id.trim(), app.id().to_string());
     }
-    assert_eq!(docker.run(&["run", "--rm", "--network", "none", "app:1"]), LISTED);
+    assert_eq!(docker.run_image("app:1"), LISTED);
 
     let saved = dir.join("docker.tar");
     to_file(&mut docker.command(&["save", "app:1", "host:5000/team/plain:2"]), &saved);
@@ -234,12 +160,12 @@ fn docker_takes_what_we_save_and_gives_back_the_same() {
     let exported = dir.join("exported.tar");
     imported.export(File::create(&exported).unwrap()).unwrap();
     docker.run(&["import", "--change", &change, exported.to_str().unwrap(), "exported:1"]);
-    assert_eq!(docker.run(&["run", "--rm", "--network", "none", "exported:1"]), LISTED);
+    assert_eq!(docker.run_image("exported:1"), LISTED);
     save_to(&store, &["flat:1"], &archive);
     docker.load(&archive);
     let id = docker.run(&["image", "inspect", "--format", "{{.Id}}", "flat:1"]);
     assert_eq!(id.trim(), imported.id().to_string());
-    assert_eq!(docker.run(&["run", "--rm", "--network", "none", "flat:1"]), LISTED);
+    assert_eq!(docker.run_image("flat:1"), LISTED);
 
     docker.run(&["import", "--change", &change, flat.to_str().unwrap(), "theirs:1"]);
     to_file(&mut docker.command(&["save", "theirs:1"]), &saved);
@@ -250,47 +176,13 @@ fn docker_takes_what_we_save_and_gives_back_the_same() {
     sound(&store);
 }
 
-/// podman and buildah with a storage of the test's own.
-struct Containers<'a> {
-    dir: &'a Sandbox,
-    /// podman takes no path of more than 50 bytes here, and a sandbox may have a longer one.
-    state: tempfile::TempDir,
-}
-
-impl<'a> Containers<'a> {
-    fn new(dir: &'a Sandbox) -> Self {
-        Self { dir, state: tempfile::Builder::new().prefix("cp").tempdir_in("/tmp").unwrap() }
-    }
-
-    fn command(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = Command::new("unshare");
-        // crun refuses a second hierarchy beside those of version 1.
-        let script = r#"if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi; exec "$@""#;
-        command.args(["--mount", "--propagation", "private", "sh", "-euc", script, "sh", program]);
-        command.arg("--root").arg(self.dir.join("containers"));
-        command.arg("--runroot").arg(self.state.path());
-        command.args(["--storage-driver", "vfs"]).args(args).stdin(Stdio::null());
-        command.env("TMPDIR", self.dir.path()).current_dir(self.dir.path());
-        command
-    }
-
-    fn run(&self, program: &str, args: &[&str]) -> String {
-        run(&mut self.command(program, args))
-    }
-
-    fn id(&self, reference: &str) -> String {
-        let id = self.run("podman", &["image", "inspect", "--format", "{{.Id}}", reference]);
-        format!("sha256:{}", id.trim())
-    }
-}
-
 #[test]
 fn podman_takes_what_we_save_and_gives_back_the_same() {
     require!(common::root());
     require!(busybox());
     require!(common::program("podman"));
     let dir = setup("archives-podman");
-    let podman = Containers::new(&dir);
+    let podman = Containers::new(&dir, "vfs");
     let store = open(&dir, "store");
     let app = image(&store, "app:1", [Gzip, Zstd]);
     store.tag("app:1", "host:5000/team/app:2").unwrap();
@@ -310,10 +202,7 @@ fn podman_takes_what_we_save_and_gives_back_the_same() {
     // It reads a single image as an OCI layout, and several as docker's list.
     let both = ["docker.io/library/app:1", "host:5000/team/app:2"];
     load(&both[..1]);
-    let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"];
-    let args =
-        [&["run", "--rm", "--network", "none", "--cgroups=disabled"], &limits[..], &both[..1]];
-    assert_eq!(podman.run("podman", &args.concat()), LISTED);
+    assert_eq!(podman.run_image(both[0]), LISTED);
     save("oci.tar", &["--format", "oci-archive"], &both[..1]);
     // Docker's manifests have no word for zstd: of these it saves what it has read as such.
     load(&both);
@@ -327,7 +216,7 @@ fn buildah_goes_on_from_what_we_save_and_we_from_what_it_makes() {
     require!(busybox());
     require!(common::program("buildah"));
     let dir = setup("archives-buildah");
-    let buildah = Containers::new(&dir);
+    let buildah = Containers::new(&dir, "vfs");
     let store = open(&dir, "store");
     let app = image(&store, "app:1", [Gzip, Gzip]);
     save_to(&store, &["app:1"], &dir.join("ours.tar"));
@@ -386,6 +275,36 @@ fn skopeo_copies_out_of_and_into_our_archives() {
                 loads_the_same(&dir, &dir.join(&file), &["app:1"], &app);
             }
         }
+    }
+}
+
+#[test]
+fn skopeo_copies_an_index_with_all_its_platforms_both_ways() {
+    require!(common::program("skopeo"));
+    let dir = setup("archives-skopeo-all");
+    let store = open(&dir, "store");
+    let both = two_platforms(&store, "both:1");
+    save_to(&store, &["both:1"], &dir.join("ours.tar"));
+    let riscv = "linux/riscv64".parse().unwrap();
+    let other = store.image_for("both:1", &riscv).unwrap();
+    let copy = |from: &str, to: &str| {
+        let mut command = Command::new("skopeo");
+        command.args(["copy", "--quiet", "--all", "--insecure-policy", from, to]);
+        run(command.env("TMPDIR", dir.path()).current_dir(dir.path()));
+    };
+    let canonical = "docker.io/library/both:1";
+    let in_place = format!("oci:{}:{canonical}", store.path().display());
+    for (number, from) in
+        [&format!("oci-archive:ours.tar:{canonical}"), &in_place].into_iter().enumerate()
+    {
+        // Into a layout, out of it, and into ours again.
+        let file = format!("theirs-{number}.tar");
+        copy(from, &format!("oci:layout-{number}:both:1"));
+        copy(&format!("oci:layout-{number}:both:1"), &format!("oci-archive:{file}:both:1"));
+        loads_the_same(&dir, &dir.join(&file), &["both:1"], &both);
+        let loaded = open(&dir, &format!("theirs-{number}.store"));
+        assert_eq!(loaded.image("both:1").unwrap().digest(), both.digest());
+        assert_eq!(loaded.image_for("both:1", &riscv).unwrap().id(), other.id());
     }
 }
 

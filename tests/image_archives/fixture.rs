@@ -3,11 +3,11 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 
 use coracle::image::spec::{ImageManifestBuilder, MediaType};
 use coracle::image::{Digest, Image, Reference, Store};
 use coracle::layers::Compression;
+use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
 
 use crate::common::Sandbox;
@@ -150,9 +150,9 @@ pub fn config(layers: &[&[u8]], command: &[&str]) -> String {
 
 fn config_for(layers: &[&[u8]], command: &[&str], architecture: &str) -> String {
     let ids: Vec<_> = layers.iter().map(|layer| Digest::of(layer).to_string()).collect();
-    let step = |number: usize| serde_json::json!({"created": "2001-09-09T01:46:40Z", "created_by": format!("step {number}")});
+    let step = |number: usize| json!({"created": "2001-09-09T01:46:40Z", "created_by": format!("step {number}")});
     let history: Vec<_> = (1..=layers.len()).map(step).collect();
-    serde_json::json!({
+    json!({
         "created": "2001-09-09T01:46:40Z",
         "architecture": architecture,
         "os": "linux",
@@ -204,12 +204,23 @@ pub fn add_for(
     work.set_image(Some(&name(reference)), &manifest).unwrap()
 }
 
-/// Runs a program to its end and returns what it printed.
-pub fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|err| panic!("start {command:?}: {err}"));
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}: {errors}", output.status);
-    String::from_utf8(output.stdout).unwrap()
+/// How an index names an image.
+pub fn entry_for(image: &Image, architecture: &str) -> Value {
+    let mut descriptor = serde_json::to_value(image.descriptor()).unwrap();
+    descriptor["platform"] = json!({"os": "linux", "architecture": architecture});
+    descriptor
+}
+
+/// Stores an index of images.
+pub fn set_index(store: &Store, reference: &str, entries: &[Value]) -> Image {
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": entries,
+    });
+    let work = store.work().unwrap();
+    let stored = work.ingest(index.to_string().as_bytes(), None).unwrap();
+    work.set_image(Some(&name(reference)), &stored.descriptor(MediaType::ImageIndex)).unwrap()
 }
 
 pub fn save(store: &Store, names: &[&str]) -> Vec<u8> {

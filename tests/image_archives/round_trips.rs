@@ -10,7 +10,8 @@ use tar::EntryType;
 
 use crate::common::setup;
 use crate::fixture::{
-    Entry, add, add_for, blob, compress, config, inventory, name, open, save, sound, tar,
+    Entry, add, add_for, blob, compress, config, entry_for, inventory, name, open, save, set_index,
+    sound, tar,
 };
 
 fn layers() -> [Vec<u8>; 3] {
@@ -143,23 +144,11 @@ fn an_index_for_several_platforms_keeps_its_digest_and_the_platforms_that_are_th
     let [one, two, _] = layers();
     let here = add(&from, "here", &[(one, Gzip)], &[]);
     let there = add_for(&from, "there", &[(two, Gzip)], &[], "riscv64");
-    let entry = |image: &coracle::image::Image, architecture: &str| {
-        let mut descriptor = serde_json::to_value(image.descriptor()).unwrap();
-        descriptor["platform"] = serde_json::json!({"os": "linux", "architecture": architecture});
-        descriptor
-    };
     let host = coracle::image::Platform::host();
-    let mut missing = entry(&there, "s390x");
+    let mut missing = entry_for(&there, "s390x");
     missing["digest"] = Digest::of("not here").to_string().into();
-    let index = serde_json::json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [entry(&here, host.architecture()), entry(&there, "riscv64"), missing],
-    });
-    let work = from.work().unwrap();
-    let stored = work.ingest(index.to_string().as_bytes(), None).unwrap();
-    let root = stored.descriptor(coracle::image::spec::MediaType::ImageIndex);
-    let both = work.set_image(Some(&name("both:1")), &root).unwrap();
+    let entries = [entry_for(&here, host.architecture()), entry_for(&there, "riscv64"), missing];
+    let both = set_index(&from, "both:1", &entries);
     let loaded = to.load(&save(&from, &["both:1"])[..]).unwrap();
     assert_eq!((loaded[0].image.digest(), loaded[0].image.id()), (both.digest(), here.id()));
     let other = to.image_for("both:1", &"linux/riscv64".parse().unwrap()).unwrap();
@@ -177,7 +166,7 @@ fn a_layout_packed_by_tar_is_read_and_a_store_s_own_directory_too() {
     let image = add(&from, "app", &[(one, Gzip)], &[]);
     let archive = dir.join("layout.tar");
     let mut tar = std::process::Command::new("tar");
-    crate::fixture::run(tar.arg("-C").arg(from.path()).arg("-cf").arg(&archive).arg("."));
+    crate::common::engines::run(tar.arg("-C").arg(from.path()).arg("-cf").arg(&archive).arg("."));
     let loaded = to.load(fs::File::open(&archive).unwrap()).unwrap();
     assert_eq!((&loaded[0].image, &loaded[0].references[..]), (&image, &[name("app")][..]));
 }

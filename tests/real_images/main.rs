@@ -9,6 +9,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod everywhere;
 mod fifty;
 mod full_disk;
 mod hammer;
