@@ -1,15 +1,20 @@
-//! A disk without room for even one more directory.
+//! A disk without room for even one more directory, and one with too little room.
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use coracle::image::Store;
+use coracle::ErrorKind;
+use coracle::image::{Import, Load, Store};
+use coracle::layers::Compression;
+use nix::fcntl::FallocateFlags;
+use nix::sys::statvfs::statvfs;
 use tar::EntryType;
 
 use crate::common::archive::Tar;
 use crate::common::stack::inside;
+use crate::common::victim::Random;
 use crate::common::{self, require, setup};
 use crate::worker::check_clean;
 
@@ -59,6 +64,118 @@ fn on_a_full_disk(disk: &Path) {
     check_clean(&store);
 }
 
+/// What may fail for want of room.
+type Call<'a> = Box<dyn Fn() -> coracle::Result<()> + 'a>;
+
+/// Leaves so much room.
+fn leave(disk: &Path, room: u64) {
+    let stat = statvfs(disk).unwrap();
+    let taken = (stat.blocks_available() * stat.fragment_size()).saturating_sub(room);
+    let file = File::create(disk.join("filler")).unwrap();
+    nix::fcntl::fallocate(file, FallocateFlags::empty(), 0, i64::try_from(taken).unwrap()).unwrap();
+}
+
+/// What is under way in the store, or was.
+fn unfinished(store: &Store) -> Vec<PathBuf> {
+    let entries = ["ingest", "leases", "trash"]
+        .map(|directory| fs::read_dir(store.path().join(directory)).unwrap());
+    let mut found: Vec<_> = entries.into_iter().flatten().map(|it| it.unwrap().path()).collect();
+    found.sort();
+    found
+}
+
+/// With more and more room, until there is enough, every attempt fails in another place.
+fn grow_until_it_fits(disk: &Path, store: &Store, what: &str, call: &Call<'_>) -> u32 {
+    let before = (store.images().unwrap(), unfinished(store), store.usage().unwrap().total.bytes());
+    for attempt in 0.. {
+        leave(disk, u64::from(attempt) * (64 << 10));
+        let done = call();
+        let shown = Store::open(store.path()).unwrap().images().unwrap();
+        if done.is_err() {
+            assert_eq!(shown, before.0, "{what}");
+        }
+        let verified = store.verify().unwrap();
+        assert!(verified.is_sound(), "{what}: {:?}", verified.damage);
+        fs::remove_file(disk.join("filler")).unwrap();
+        store.collect_garbage().unwrap();
+        let Err(err) = done else { return attempt };
+        assert_eq!(err.kind(), ErrorKind::ResourceExhausted, "{what}: {err:?}");
+        assert_eq!(err.raw_os_error(), Some(libc::ENOSPC), "{what}: {err:?}");
+        let hint = err.hint().unwrap_or_else(|| panic!("{what}: no hint: {err:?}"));
+        let words = ["no space is left", "the disk, or the quota on it, is full"];
+        assert!(words.iter().any(|it| hint.contains(it)), "{what}: {hint}");
+        let left = (shown, unfinished(store), store.usage().unwrap().total.bytes());
+        assert!(left == before, "{what}: of {before:?} this is left: {left:?}");
+    }
+    unreachable!("a disk has an end")
+}
+
+fn on_a_small_disk(disk: &Path, scratch: &Path) {
+    let store = Store::open(disk.join("images")).unwrap();
+    // What no compression makes smaller.
+    let mut random = Random::new(7);
+    let mut tar = |name: &str| {
+        let content: Vec<u8> =
+            (0..40 << 10).flat_map(|_| random.below(u64::MAX).to_le_bytes()).collect();
+        Tar::new().dir("./", 0o755).raw(name, EntryType::Regular, &content).end()
+    };
+    let (first, second) = (tar("first"), tar("second"));
+    let base = store.import("base", &first[..]).unwrap();
+    let rootfs = base.rootfs().unwrap().writable(scratch).unwrap();
+    inside(&rootfs, |root| fs::write(root.join("more"), &second).unwrap());
+    let elsewhere = Store::open(scratch.with_extension("other")).unwrap();
+    elsewhere.import("loaded", &second[..]).unwrap();
+    let mut archive = Vec::new();
+    elsewhere.save(["loaded"], &mut archive).unwrap();
+
+    let import = Import::new(&store).name("imported");
+    let packed = import.clone().compress(Compression::Gzip).name("packed");
+    let load = |unpack| Load::new(&store).unpack(unpack);
+    let commit = || store.commit(&rootfs, "committed").parent(&base);
+    let calls: [(&str, Call<'_>); 6] = [
+        ("import", Box::new(|| import.read(&second[..]).map(drop))),
+        ("import, compressed", Box::new(|| packed.read(&second[..]).map(drop))),
+        ("load", Box::new(|| load(true).read(&archive[..]).map(drop))),
+        ("load, not unpacked", Box::new(|| load(false).read(&archive[..]).map(drop))),
+        ("commit", Box::new(|| commit().run().map(drop))),
+        ("squash", Box::new(|| base.squash().name("squashed").run().map(drop))),
+    ];
+    for (what, call) in &calls {
+        let failed = grow_until_it_fits(disk, &store, what, call);
+        println!("{what}: failed {failed} times");
+        assert!(failed > 2, "{what} failed {failed} times");
+        // The next begins as this one did.
+        for image in store.images().unwrap() {
+            if image.references()[0] != base.references()[0] {
+                store.remove(&image.references()[0].familiar()).unwrap();
+            }
+        }
+        store.collect_garbage().unwrap();
+    }
+    load(false).read(&archive[..]).unwrap();
+    let loaded = store.image("loaded").unwrap();
+    let unpack: Call<'_> = Box::new(|| loaded.rootfs().map(drop));
+    assert!(grow_until_it_fits(disk, &store, "unpack", &unpack) > 2);
+}
+
+#[test]
+fn every_change_fails_clearly_until_there_is_room_enough() {
+    const MARK: &str = "CORACLE_TEST_SMALL_TMPFS";
+    if let Some(disk) = std::env::var_os(MARK) {
+        let disk = Path::new(&disk);
+        return on_a_small_disk(disk, &disk.with_extension("scratch"));
+    }
+    require!(common::root());
+    require!(common::stacks());
+    let dir = setup("real-full-memory");
+    // The mount is gone with its namespace.
+    let script = r#"mkdir m; mount -t tmpfs -o size=8m none m; exec "$@""#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-euc", script, "sh"]);
+    command.env(MARK, dir.join("m")).current_dir(&*dir);
+    common::rerun(command);
+}
+
 #[test]
 fn unpacked_layers_are_collected_on_an_ext4_without_a_block() {
     const MARK: &str = "CORACLE_TEST_SMALL_EXT4";
@@ -71,16 +188,8 @@ fn unpacked_layers_are_collected_on_an_ext4_without_a_block() {
     File::create(dir.join("disk")).unwrap().set_len(24 << 20).unwrap();
     // The mount, and with it the loop device, is gone with its namespace.
     let script = r#"mkfs.ext4 -q -m 0 disk; mkdir m; mount -o loop disk m; exec "$@""#;
-    let output = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-euc", script, "sh"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "full_disk::unpacked_layers_are_collected_on_an_ext4_without_a_block"])
-        .args(["--test-threads=1", "--nocapture"])
-        .env(MARK, dir.join("m"))
-        .current_dir(&*dir)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let complained = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}\n{complained}");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-euc", script, "sh"]);
+    command.env(MARK, dir.join("m")).current_dir(&*dir);
+    common::rerun(command);
 }
