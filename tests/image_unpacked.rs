@@ -308,7 +308,7 @@ fn what_an_overlay_marks_and_others_own_is_compared_too() {
                 command
             }
         };
-        fixture::run(
+        common::engines::run(
             command.args(["-euc", script]).current_dir(place(&store, &image, 1).join("tree")),
         );
     };

@@ -1,5 +1,7 @@
 //! The engines of Debian, each with a storage of the test's own.
 
+#![allow(clippy::unwrap_used, reason = "it is test code")]
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
