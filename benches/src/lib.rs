@@ -2,6 +2,7 @@
 //! how contenders are compared.
 
 pub mod contender;
+pub mod docker;
 
 use std::fs;
 use std::io;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use coracle::image::{Import, Store};
 use coracle::layers::{Compression, Rootfs};
 use coracle_benches::contender::{self, Contender, Result, interleave, succeed, table, timed};
+use coracle_benches::docker::Docker;
 
 /// The name of the image that is measured.
 const NAME: &str = "debian";
@@ -48,6 +49,18 @@ fn serve(what: &str, args: &[&str]) -> Result<()> {
         ("commit", [store, name]) => {
             let mut committing = Committing::new(store, name)?;
             contender::serve(|| committing.commit())
+        }
+        ("docker-commit", [client @ .., container]) => {
+            let docker = |args: &[&str]| {
+                let mut command = Command::new(client[0]);
+                command.args(&client[1..]).args(args).stdin(Stdio::null()).stdout(Stdio::null());
+                succeed(command.status()?.success())
+            };
+            contender::serve(|| {
+                let took = timed(|| docker(&["commit", container, "committed"]));
+                docker(&["rmi", "committed"])?;
+                took
+            })
         }
         ("changes", [store, name]) => {
             let mut committing = Committing::new(store, name)?;
@@ -146,6 +159,7 @@ fn compare(rounds: usize, directory: &str) -> Result<()> {
     let dir = tempfile::Builder::new().prefix("coracle-images-").tempdir_in(directory)?;
     loading(rounds, dir.path(), &layer)?;
     committing(rounds, dir.path())?;
+    beside_docker(rounds, dir.path())?;
     compressing(rounds, &plain)
 }
 
@@ -246,6 +260,29 @@ fn committing(rounds: usize, dir: &Path) -> Result<()> {
     ];
     interleave(&mut all, rounds * 5)?;
     table("Opening a store", &all, 0);
+    Ok(())
+}
+
+/// Docker's client and daemon have to talk to each other, which is part of what its users wait for.
+fn beside_docker(rounds: usize, dir: &Path) -> Result<()> {
+    let Some(docker) = Docker::start(dir)? else {
+        println!("\nno docker here to commit beside");
+        return Ok(());
+    };
+    let [archive, changed] = ["files.tar", "changed"].map(|name| dir.join(name));
+    fs::write(&changed, "changed")?;
+    let text = |path: &Path| path.display().to_string();
+    docker.run(&["import", &text(&archive), "large"])?;
+    docker.run(&["create", "--name", "changing", "large", "/bin/true"])?;
+    docker.run(&["cp", &text(&changed), "changing:/changed"])?;
+    let [program, option, socket] = docker.client();
+    let theirs = ["docker-commit", &program, &option, &socket, "changing"];
+    let mut all = vec![
+        Contender::of_ourselves("coracle", &["commit", &text(&dir.join("few")), "large"])?,
+        Contender::of_ourselves("docker", &theirs)?,
+    ];
+    interleave(&mut all, rounds)?;
+    table("Commit of one changed file among 10,000, beside docker", &all, 0);
     Ok(())
 }
 
