@@ -1,30 +1,54 @@
 //! Layers that are unpacked while their blob comes in, before it is known which image they are of.
 
-use std::io::BufRead;
+use std::io::{self, BufRead, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::store::Store;
 use super::unpacked::fill;
 use crate::error::{Error, Result};
 use crate::layers::{ArchiveLimits, LayerStore, Staging};
 
-/// Unpacks layers early, as if each were the lowest of its image.
-#[derive(Clone, Debug)]
+/// Unpacks layers early, as if each were the lowest of its image. Their space is there for who needs it more.
+#[derive(Debug)]
 pub(super) struct Unpacker {
     layers: LayerStore,
     limits: ArchiveLimits,
+    given_up: AtomicBool,
+    progress: Mutex<Progress>,
+    ended: Condvar,
 }
 
-/// Such a layer.
+#[derive(Debug, Default)]
+struct Progress {
+    running: usize,
+    made: Vec<Early>,
+}
+
+/// Such a layer, as long as nobody has given it up.
+#[derive(Clone, Debug)]
+pub(super) struct Early(Arc<Mutex<Option<Made>>>);
+
 #[derive(Debug)]
-pub(super) struct Early {
+struct Made {
     staging: Staging,
     stands_alone: bool,
     has_top: bool,
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Unpacker {
     pub(super) fn new(store: &Store) -> Result<Self> {
-        Ok(Self { layers: store.layers()?, limits: store.limits() })
+        Ok(Self {
+            layers: store.layers()?,
+            limits: store.limits(),
+            given_up: AtomicBool::new(false),
+            progress: Mutex::default(),
+            ended: Condvar::new(),
+        })
     }
 
     /// Keeps to these limits too.
@@ -39,33 +63,99 @@ impl Unpacker {
 
     /// Unpacks the tar stream `from`.
     pub(super) fn unpack(&self, from: impl BufRead) -> Result<Early> {
+        let _running = Running::begin(self);
+        let from = UntilGivenUp { from, given_up: &self.given_up };
         let staging = self.layers.prepare(&[])?;
         let unpacked = fill(&staging, from, self.limits)?;
         if unpacked.entries == 0 {
             return Err(Error::invalid("it may be no layer at all"));
         }
-        Ok(Early { staging, stands_alone: unpacked.stands_alone, has_top: unpacked.has_top })
+        let (stands_alone, has_top) = (unpacked.stands_alone, unpacked.has_top);
+        let made = Made { staging, stands_alone, has_top };
+        let early = Early(Arc::new(Mutex::new(Some(made))));
+        lock(&self.progress).made.push(early.clone());
+        Ok(early)
+    }
+
+    /// Removes all that has been unpacked, and unpacks no more. Returns whether this is the first time. Streams that
+    /// are being unpacked must go on or end.
+    pub(super) fn give_up(&self) -> bool {
+        let first = !self.given_up.swap(true, Ordering::Relaxed);
+        let mut progress = lock(&self.progress);
+        while progress.running > 0 {
+            progress = self.ended.wait(progress).unwrap_or_else(PoisonError::into_inner);
+        }
+        progress.made.drain(..).for_each(|early| drop(lock(&early.0).take()));
+        first
+    }
+
+    pub(super) fn has_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+}
+
+/// Whoever gives up waits until it ends.
+struct Running<'a>(&'a Unpacker);
+
+impl<'a> Running<'a> {
+    fn begin(unpacker: &'a Unpacker) -> Self {
+        lock(&unpacker.progress).running += 1;
+        Self(unpacker)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.progress).running -= 1;
+        self.0.ended.notify_all();
     }
 }
 
 impl Early {
     /// The layer upon these others. `None` if they change what it looks like.
-    pub(super) fn upon(
-        mut self,
-        parents: &[&str],
-        limits: ArchiveLimits,
-    ) -> Result<Option<Staging>> {
+    pub(super) fn upon(&self, parents: &[&str], limits: ArchiveLimits) -> Result<Option<Staging>> {
+        let Some(Made { mut staging, stands_alone, has_top }) = lock(&self.0).take() else {
+            return Ok(None);
+        };
         if parents.is_empty() {
-            return Ok(Some(self.staging));
+            return Ok(Some(staging));
         }
-        if !self.stands_alone || !self.staging.keeps_differences() {
+        if !stands_alone || !staging.keeps_differences() {
             return Ok(None);
         }
-        self.staging.set_parents(parents);
-        if !self.has_top {
+        staging.set_parents(parents);
+        if !has_top {
             // An empty archive leaves nothing to do but that.
-            fill(&self.staging, &[0; 1024][..], limits)?;
+            fill(&staging, &[0; 1024][..], limits)?;
         }
-        Ok(Some(self.staging))
+        Ok(Some(staging))
+    }
+}
+
+/// Fails where the space is needed for something else.
+struct UntilGivenUp<'a, R> {
+    from: R,
+    given_up: &'a AtomicBool,
+}
+
+impl<R: BufRead> BufRead for UntilGivenUp<'_, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        match self.given_up.load(Ordering::Relaxed) {
+            true => Err(io::Error::other("its space is needed")),
+            false => self.from.fill_buf(),
+        }
+    }
+
+    fn consume(&mut self, len: usize) {
+        self.from.consume(len);
+    }
+}
+
+impl<R: BufRead> Read for UntilGivenUp<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut data = self.fill_buf()?;
+        let len = data.read(buffer)?;
+        self.consume(len);
+        Ok(len)
     }
 }

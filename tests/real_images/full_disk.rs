@@ -110,16 +110,51 @@ fn grow_until_it_fits(disk: &Path, store: &Store, what: &str, call: &Call<'_>) -
     unreachable!("a disk has an end")
 }
 
+/// A layer of one file that no compression makes smaller.
+fn layer(name: &str, kib: usize) -> Vec<u8> {
+    let mut random = Random::new(name.len() as u64);
+    let content: Vec<u8> =
+        (0..kib << 7).flat_map(|_| random.below(u64::MAX).to_le_bytes()).collect();
+    Tar::new().dir("./", 0o755).raw(name, EntryType::Regular, &content).end()
+}
+
+/// Of what fits, nothing fails because of what would be unpacked besides.
+fn blobs_come_first(disk: &Path, scratch: &Path) {
+    let elsewhere = Store::open(scratch.with_extension("larger")).unwrap();
+    let base = elsewhere.import("two", &layer("one", 2000)[..]).unwrap();
+    let rootfs = base.rootfs().unwrap().writable(scratch.with_extension("work")).unwrap();
+    inside(&rootfs, |root| fs::write(root.join("more"), layer("more", 2000)).unwrap());
+    elsewhere.commit(&rootfs, "two").parent(&base).run().unwrap();
+    let mut archive = Vec::new();
+    elsewhere.save(["two"], &mut archive).unwrap();
+    let packed = layer("packed", 4000);
+    let mut encoder = Compression::Gzip.encoder(Vec::new()).unwrap();
+    encoder.write_all(&packed).unwrap();
+    let packed = encoder.finish().unwrap();
+
+    let store = Store::open(disk.join("larger")).unwrap();
+    for (what, room) in [("load", 5000), ("import", 5000), ("import, plain", 5000)] {
+        leave(disk, room << 10);
+        let image = match what {
+            "load" => store.load(&archive[..]).unwrap().remove(0).image,
+            "import" => store.import("two", &packed[..]).unwrap(),
+            _ => store.import("two", &layer("plain", 4000)[..]).unwrap(),
+        };
+        assert!(store.layers().unwrap().keys().unwrap().is_empty(), "{what}");
+        let err = image.rootfs().unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::ResourceExhausted, "{what}: {err:?}");
+        fs::remove_file(disk.join("filler")).unwrap();
+        assert!(store.verify().unwrap().is_sound(), "{what}");
+        store.remove("two").unwrap();
+        store.collect_garbage().unwrap();
+    }
+    fs::remove_dir_all(store.path()).unwrap();
+}
+
 fn on_a_small_disk(disk: &Path, scratch: &Path) {
+    blobs_come_first(disk, scratch);
     let store = Store::open(disk.join("images")).unwrap();
-    // What no compression makes smaller.
-    let mut random = Random::new(7);
-    let mut tar = |name: &str| {
-        let content: Vec<u8> =
-            (0..40 << 10).flat_map(|_| random.below(u64::MAX).to_le_bytes()).collect();
-        Tar::new().dir("./", 0o755).raw(name, EntryType::Regular, &content).end()
-    };
-    let (first, second) = (tar("first"), tar("second"));
+    let (first, second) = (layer("first", 320), layer("second", 320));
     let base = store.import("base", &first[..]).unwrap();
     let rootfs = base.rootfs().unwrap().writable(scratch).unwrap();
     inside(&rootfs, |root| fs::write(root.join("more"), &second).unwrap());

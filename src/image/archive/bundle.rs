@@ -1,11 +1,12 @@
 //! The files of an archive of images while it is loaded: small ones in memory, others written aside.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::thread::Scope;
 
-use super::content::{CHUNK, Content, Growth, Unpackers, Unpacking, fill};
+use super::content::{CHUNK, Content, Unpackers, Unpacking, fill};
 use super::entries::{Entries, Kind};
+use super::growing::GrowingBlob;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::blobs::StagedBlob;
 use crate::image::digest::Digest;
@@ -114,28 +115,24 @@ impl<'s> Bundle<'s> {
         // What the store has already is unpacked, most likely.
         let there = digest_in(name).is_some_and(|it| self.work.store().blob_path(&it).exists());
         let early = unpackers.early().filter(|_| !there);
-        let mut writer = self.work.writer(None)?;
-        let growth = Growth::default();
+        let mut blob = GrowingBlob::new(&self.work)?;
         let mut known = Known::Nothing;
         let mut buffer = vec![0; CHUNK];
-        let mut written = 0;
+        let mut begins = true;
         loop {
             let read = fill(content, &mut buffer)?;
             if read == 0 {
                 break;
             }
             let packed = Compression::of_magic(&buffer[..read]) != Compression::None;
-            if written == 0 && (packed || early.is_some() && is_tar(&buffer[..read])) {
-                let file = writer.written_part()?;
-                known = Known::Soon(unpackers.begin(scope, &growth, file, early)?);
+            if begins && (packed || early.is_some() && is_tar(&buffer[..read])) {
+                known = Known::Soon(unpackers.begin(scope, blob.growth(), blob.file()?, early)?);
             }
-            let stored = writer.write_all(&buffer[..read]).and_then(|()| writer.flush());
-            stored.context(|| "write it aside")?;
-            written += read as u64;
-            growth.reached(written);
+            begins = false;
+            // Those of other blobs may have to go, too.
+            blob.write(&buffer[..read], unpackers.early())?;
         }
-        growth.complete();
-        let staged = writer.stage()?;
+        let staged = blob.stage()?;
         Ok(File { blob: staged.blob(), place: Place::Aside(staged), content: known })
     }
 

@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::num::NonZero;
-use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
+use super::growing::{Follower, Growth, lock};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::digest::Digest;
 use crate::image::early::{Early, Unpacker};
@@ -18,84 +18,6 @@ use crate::layers::{Ahead, Compression};
 pub(super) const CHUNK: usize = 256 << 10;
 /// Shorter streams are hashed where they are read: a thread would cost more.
 const WORTH_A_THREAD: u64 = 1 << 20;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// How far a file has been written.
-#[derive(Debug, Default)]
-struct Progress {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct State {
-    written: u64,
-    /// It is complete, or nothing more comes because writing failed.
-    ended: Option<bool>,
-}
-
-/// The writer's side: tells a [`Follower`] how far the file has come.
-#[derive(Debug, Default)]
-pub(super) struct Growth(Arc<Progress>);
-
-impl Growth {
-    /// There are `written` bytes now.
-    pub(super) fn reached(&self, written: u64) {
-        lock(&self.0.state).written = written;
-        self.0.changed.notify_all();
-    }
-
-    /// The file is complete.
-    pub(super) fn complete(&self) {
-        lock(&self.0.state).ended = Some(true);
-        self.0.changed.notify_all();
-    }
-
-    /// Reads the file while it grows.
-    pub(super) fn follow(&self, file: File) -> Follower {
-        Follower { file, at: 0, progress: Arc::clone(&self.0) }
-    }
-}
-
-impl Drop for Growth {
-    fn drop(&mut self) {
-        lock(&self.0.state).ended.get_or_insert(false);
-        self.0.changed.notify_all();
-    }
-}
-
-/// Reads a file while it is written, and waits at its end until that is the end.
-#[derive(Debug)]
-pub(super) struct Follower {
-    file: File,
-    at: u64,
-    progress: Arc<Progress>,
-}
-
-impl Read for Follower {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut state = lock(&self.progress.state);
-        while state.written <= self.at {
-            match state.ended {
-                Some(true) => return Ok(0),
-                Some(false) => return Err(io::Error::other("nobody writes the file any more")),
-                None => {
-                    let waited = self.progress.changed.wait(state);
-                    state = waited.unwrap_or_else(PoisonError::into_inner);
-                }
-            }
-        }
-        let ready = usize::try_from(state.written - self.at).unwrap_or(usize::MAX);
-        drop(state);
-        let wanted = buffer.len().min(ready);
-        let read = self.file.read_at(&mut buffer[..wanted], self.at)?;
-        self.at += read as u64;
-        Ok(read)
-    }
-}
 
 /// What a stream unpacks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,7 +121,7 @@ impl Unpackers {
     ) -> Result<Unpacking<'s>> {
         let clone = || file.try_clone().context(|| "clone the descriptor of a blob");
         let (first, second, later) =
-            (growth.follow(clone()?), growth.follow(clone()?), growth.follow(file));
+            (growth.follow_early(clone()?), growth.follow(clone()?), growth.follow(file));
         let mut free = lock(&self.free);
         while *free == 0 {
             free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);

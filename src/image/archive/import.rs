@@ -3,7 +3,8 @@
 use std::io::{self, BufReader, Read, Write};
 use std::thread;
 
-use super::content::{CHUNK, Content, Growth, fill};
+use super::content::{CHUNK, Content, fill};
+use super::growing::GrowingBlob;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::blobs::{BlobWriter, StagedBlob};
 use crate::image::changes::ConfigChanges;
@@ -115,8 +116,11 @@ impl<'a> Import<'a> {
             return Err(Error::invalid(format!("the name {name} has a digest")));
         }
         let work = self.store.work()?;
+        // Whoever makes a root filesystem is told why the layer cannot be unpacked.
+        let unpacker = self.unpack.then(|| Unpacker::new(self.store).ok()).flatten();
+        let unpacker = unpacker.map(|unpacker| unpacker.limits(self.limits));
         let (layer, examined) = match self.compression {
-            None => self.keep(&work, &mut archive)?,
+            None => self.keep(&work, &mut archive, unpacker.as_ref())?,
             Some(compression) => self.recompress(&work, archive, compression)?,
         };
         let Examined { compression, digest, mut early } = examined;
@@ -125,31 +129,28 @@ impl<'a> Import<'a> {
         let mut draft = Draft::new(&Platform::host());
         draft.step(Some(layer), &self.changes, "imported")?;
         let image = draft.store(&work, name.as_ref())?;
-        if let Some(unpacker) = self.unpacker() {
+        if let Some(unpacker) = unpacker.filter(|unpacker| !unpacker.has_given_up()) {
             // The image is there, and what is not unpacked now will be when it is needed.
             let _ = image.unpack_or_take(&work, unpacker.layers(), |_| early.take());
         }
         Ok(image)
     }
 
-    /// Whoever makes a root filesystem is told why the layer cannot be unpacked.
-    fn unpacker(&self) -> Option<Unpacker> {
-        let unpacker = self.unpack.then(|| Unpacker::new(self.store).ok()).flatten()?;
-        Some(unpacker.limits(self.limits))
-    }
-
     /// Stores the stream as it is. Another thread looks into it meanwhile.
-    fn keep(&self, work: &Work, archive: &mut dyn Read) -> Result<(StagedBlob, Examined)> {
-        let mut writer = work.writer(None)?;
+    fn keep(
+        &self,
+        work: &Work,
+        archive: &mut dyn Read,
+        unpacker: Option<&Unpacker>,
+    ) -> Result<(StagedBlob, Examined)> {
+        let mut blob = GrowingBlob::new(work)?;
         thread::scope(|scope| {
-            let growth = Growth::default();
-            let follower = growth.follow(writer.written_part()?);
-            let second = growth.follow(writer.written_part()?);
-            let again = growth.follow(writer.written_part()?);
+            let first = blob.growth().follow_early(blob.file()?);
+            let second = blob.growth().follow(blob.file()?);
+            let again = blob.growth().follow(blob.file()?);
             let limits = self.limits;
-            let unpacker = self.unpacker();
             let examine = move || {
-                let unpacked = unpacker.and_then(|it| Content::unpack(follower, u64::MAX, &it));
+                let unpacked = unpacker.and_then(|it| Content::unpack(first, u64::MAX, it));
                 unpacked.map_or_else(
                     || Examined::of(second, limits),
                     |(content, early)| Ok(Examined::unpacked(content, early)),
@@ -157,22 +158,18 @@ impl<'a> Import<'a> {
             };
             let thread = thread::Builder::new().spawn_scoped(scope, examine).ok();
             let mut buffer = vec![0; CHUNK];
-            let mut written = 0;
             loop {
                 let read = fill(archive, &mut buffer).context(|| "read the archive")?;
                 if read == 0 {
                     break;
                 }
-                let stored = writer.write_all(&buffer[..read]).and_then(|()| writer.flush());
-                stored.context(|| "write it aside")?;
-                written += read as u64;
-                growth.reached(written);
+                blob.write(&buffer[..read], unpacker)?;
                 if thread.as_ref().is_some_and(thread::ScopedJoinHandle::is_finished) {
                     // It has found a fault.
                     break;
                 }
             }
-            growth.complete();
+            blob.complete();
             let examined = match thread {
                 Some(thread) => thread.join().unwrap_or_else(|_| {
                     Err(Error::new(ErrorKind::Os, "the thread that reads the archive has panicked"))
@@ -180,7 +177,7 @@ impl<'a> Import<'a> {
                 None => Examined::of(again, self.limits),
             };
             let examined = examined?;
-            Ok((writer.stage()?, examined))
+            Ok((blob.stage()?, examined))
         })
     }
 

@@ -394,7 +394,7 @@ impl Finding<'_> {
             loaded.references.sort();
             loaded.references.dedup();
         }
-        if let Some(unpacker) = early {
+        if let Some(unpacker) = early.filter(|unpacker| !unpacker.has_given_up()) {
             let mut early = self.bundle.into_early();
             for loaded in &loaded {
                 // The images are there, and what is not unpacked now will be when it is needed.

@@ -4,6 +4,7 @@ mod bundle;
 mod content;
 mod entries;
 mod export;
+mod growing;
 mod import;
 mod load;
 mod save;
