@@ -405,7 +405,7 @@ fn any_thread_of_a_busy_host_may_spawn() {
         let done = AtomicBool::new(false);
         let shared = Mutex::new(Vec::<String>::new());
         // As many busy threads as an emulated machine can bear.
-        let busy = if common::emulated() { 10 } else { 100 };
+        let busy = if common::emulated() { 4 } else { 100 };
         let spawners = if common::emulated() { 1 } else { 4 };
         let start = Barrier::new(busy + spawners);
         thread::scope(|scope| {

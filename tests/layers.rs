@@ -407,7 +407,7 @@ fn stacks_from_many_threads_do_not_disturb_each_other() {
         for i in 0..8 {
             let dir = &dir;
             scope.spawn(move || {
-                for _ in 0..5 {
+                for _ in 0..if common::emulated() { 2 } else { 5 } {
                     let scratch = dir.join(format!("scratch-{i}"));
                     let rootfs = Rootfs::stack([dir.join("base")]).writable(scratch).unwrap();
                     inside(&rootfs, |root| fs::write(root.join(i.to_string()), "x").unwrap());

@@ -211,7 +211,7 @@ fn a_large_host_survives_children_that_run_out_of_memory() {
     common::alone(|| {
         let held = hold(if common::emulated() { 200 * MIB } else { 1024 * MIB });
         let before = audit::children();
-        for round in 0..50 {
+        for round in 0..if common::emulated() { 12 } else { 50 } {
             let mut command = sh("exec tail /dev/zero");
             command.limits(Limits::new().memory(if round % 2 == 0 { 512 << 10 } else { 4 * MIB }));
             if round % 3 == 0 {
@@ -251,7 +251,7 @@ fn the_hosts_memory_is_not_charged_to_a_childs_cgroup() {
     require!(common::cgroup_controller("memory"));
     common::alone(|| {
         let held = hold(128 * MIB);
-        for _ in 0..20 {
+        for _ in 0..if common::emulated() { 5 } else { 20 } {
             let child = waiting(Limits::new().memory(512 * MIB));
             let memory = child.cgroup().unwrap().stats().unwrap().memory;
             assert!(memory.current.unwrap() < 32 * MIB, "{memory:?}");

@@ -73,7 +73,9 @@ impl Image {
             "/proc/1/root".into(),
             "/proc/1/cwd".into(),
         ];
-        ways.extend((3..40).map(|fd| format!("/proc/self/fd/{fd}").into()));
+        // One descriptor is like another, and a process in the emulator takes its time.
+        let descriptors = if common::emulated() { 3..6 } else { 3..40 };
+        ways.extend(descriptors.map(|fd| format!("/proc/self/fd/{fd}").into()));
         ways.push(format!("/proc/thread-self/fd/3{}", self.host().display()).into());
         ways
     }

@@ -240,7 +240,7 @@ fn cve_2024_21626_a_working_directory_through_an_open_directory() {
     let mut dirs: Vec<String> =
         ["self", "thread-self", "1"].map(|pid| format!("/proc/{pid}/cwd")).into();
     dirs.extend(["/proc/self/root", "/proc/1/root/tmp"].map(Into::into));
-    for fd in 0..64 {
+    for fd in 0..if common::emulated() { 8 } else { 64 } {
         dirs.push(format!("/proc/self/fd/{fd}"));
         dirs.push(format!("/proc/self/fd/{fd}/../../.."));
         dirs.push(format!("/proc/thread-self/fd/{fd}/tmp"));

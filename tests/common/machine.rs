@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// Takes what a probe found, or says why the test cannot run here and returns from it.
 ///
@@ -126,6 +127,11 @@ pub fn emulated() -> bool {
 /// How often to do something that is done `many` times: a fraction of it on the emulated machine.
 pub fn rounds(many: usize) -> usize {
     if emulated() { many.div_ceil(40) } else { many }
+}
+
+/// A time limit that ends what would never end: what ends by itself has long done so, on the emulated machine too.
+pub fn time_limit(usual: Duration) -> Duration {
+    if emulated() { usual * 10 } else { usual }
 }
 
 /// Runs as root of the initial user namespace.

@@ -21,7 +21,7 @@ pub(crate) use machine::require;
 pub use machine::{
     Missing, alone, cgroup_controller, containers, debian_rootfs, delegated_cgroup, emulated,
     kernel, not_root, overlay, program, rerun, root, rounds, stacks, stacks_in_memory,
-    subordinate_ids, system_calls, user_namespaces,
+    subordinate_ids, system_calls, time_limit, user_namespaces,
 };
 pub use sandbox::{Sandbox, setup, setup_in_memory};
 
