@@ -305,6 +305,47 @@ fn a_security_module_that_is_not_there_is_an_error() {
     std::io::stderr().flush().expect("flush");
 }
 
+/// What another file system at /proc or /sys says must not pass for a label that confines.
+#[test]
+fn a_false_proc_or_sys_lets_nothing_run_unconfined() {
+    const REFUSED_WITH: &str = "CORACLE_TEST_REFUSED_WITH";
+    if let Ok(reason) = std::env::var(REFUSED_WITH) {
+        for copy in [false, true] {
+            let mut command = Command::new("true");
+            command.apparmor("coracle-test");
+            if copy {
+                command.copy_memory();
+            }
+            let err = command.spawn().expect_err("it ran unconfined");
+            let said = format!("{err:#}");
+            assert!(said.contains("change to the apparmor label coracle-test at exec"), "{err:?}");
+            assert!(said.contains(&reason) && err.hint().is_some(), "{err:?}");
+        }
+        return;
+    }
+    require!(common::user_namespaces());
+    let module = |enabled: &str| {
+        format!(
+            "mount -t tmpfs none /sys/module; mkdir -p /sys/module/apparmor/parameters
+             echo {enabled} >/sys/module/apparmor/parameters/enabled"
+        )
+    };
+    let (off, on) = (module("N"), module("Y"));
+    let no_proc = format!("{on}; mount -t tmpfs none /proc");
+    let files = "mkdir -p /proc/self/attr/apparmor; touch /proc/self/attr/exec /proc/self/attr/apparmor/exec";
+    for (script, reason) in [
+        ("mount -t tmpfs none /sys", "/sys"),
+        (&off, "AppArmor is not active on this kernel"),
+        (&no_proc, "/proc/self/attr is not of a proc file system"),
+        (&format!("{no_proc}; {files}"), "/proc/self/attr is not of a proc file system"),
+    ] {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-euc"]);
+        command.arg(format!("{script}; exec \"$@\"")).arg("sh").env(REFUSED_WITH, reason);
+        common::rerun(command);
+    }
+}
+
 /// The name of the profile that tests/vm/rounds loads: all is allowed but to read a file called `denied`.
 fn apparmor_profile() -> Result<&'static str, Missing> {
     let (name, loaded) = ("coracle-test", "/sys/kernel/security/apparmor/policy/profiles");

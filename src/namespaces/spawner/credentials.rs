@@ -1,6 +1,8 @@
 //! The steps that take rights away, and the order they need.
 
+use std::ffi::CStr;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
 use nix::unistd::{getegid, geteuid};
@@ -213,34 +215,14 @@ impl Builder<'_> {
         {
             let Some(label) = label else { continue };
             c_string("security label", label)?;
-            let (path, data) = if kind == "apparmor" {
-                let enabled = "/sys/module/apparmor/parameters/enabled";
-                if !std::fs::read_to_string(enabled).is_ok_and(|value| value.starts_with('Y')) {
-                    return Err(no_lsm("AppArmor"));
-                }
-                // Since Linux 5.1 security modules share the kernel, and the plain file belongs to the first of them.
-                let own = c"/proc/self/attr/apparmor/exec";
-                let alone = !std::path::Path::new("/proc/self/attr/apparmor").exists();
-                (if alone { c"/proc/self/attr/exec" } else { own }, format!("exec {label}"))
-            } else {
-                if !std::path::Path::new("/sys/fs/selinux").exists() {
-                    return Err(no_lsm("SELinux"));
-                }
-                (c"/proc/self/attr/exec", label.clone())
-            };
-            // Another file system would take the label and do nothing.
-            let proc =
-                statfs("/proc/self/attr").context(|| "look for the security labels in /proc")?;
-            if proc.filesystem_type() != PROC_SUPER_MAGIC {
-                return Err(Error::unsupported(format!(
-                    "set the {kind} label {label}: /proc is no proc file system"
-                )));
-            }
+            let what = format!("change to the {kind} label {label} at exec");
+            let path = label_file(kind).context(|| what.clone())?;
+            let data = if kind == "apparmor" { format!("exec {label}") } else { label.clone() };
             steps.push(Step::WriteFile {
                 dir: None,
                 path: path.into(),
                 data: data.into_bytes(),
-                what: format!("change to the {kind} label {label} at exec"),
+                what,
             });
         }
         Ok(steps)
@@ -332,9 +314,31 @@ fn may_trace() -> bool {
     crate::sys::user_namespace::effective_capabilities() >> CAP_SYS_PTRACE & 1 == 1
 }
 
-fn no_lsm(name: &str) -> Error {
-    Error::unsupported(format!("{name} is not active on this kernel"))
-        .with_hint("the kernel's lsm= list in /sys/kernel/security/lsm says what is")
+/// The file that takes the label of a security module. What is no proc file system would take it and do nothing.
+fn label_file(kind: &str) -> Result<&'static CStr> {
+    let there = |path: &str| Path::new(path).exists();
+    if !there("/sys/module") {
+        return Err(Error::unsupported("/sys, which tells of security modules, is not mounted")
+            .with_hint("mount a sysfs file system at /sys"));
+    }
+    let (name, active) = if kind == "apparmor" {
+        let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+        ("AppArmor", enabled.is_ok_and(|value| value.starts_with('Y')))
+    } else {
+        ("SELinux", there("/sys/fs/selinux"))
+    };
+    if !active {
+        return Err(Error::unsupported(format!("{name} is not active on this kernel"))
+            .with_hint("the kernel's lsm= list in /sys/kernel/security/lsm says what is"));
+    }
+    let proc = statfs("/proc/self/attr").map(|found| found.filesystem_type() == PROC_SUPER_MAGIC);
+    if proc != Ok(true) {
+        let err = Error::unsupported("/proc/self/attr is not of a proc file system");
+        return Err(err.with_hint("mount a proc file system at /proc"));
+    }
+    // Since Linux 5.1 security modules share the kernel, and the plain file belongs to the first of them.
+    let own = kind == "apparmor" && there("/proc/self/attr/apparmor");
+    Ok(if own { c"/proc/self/attr/apparmor/exec" } else { c"/proc/self/attr/exec" })
 }
 
 /// `/proc/sys/kernel/cap_last_cap`, asked once; 40 is CAP_CHECKPOINT_RESTORE of Linux 5.9.

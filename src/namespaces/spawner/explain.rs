@@ -277,6 +277,9 @@ fn step_hint(step: &Step, failed: &Failed<'_>) -> Option<String> {
             Some("lowering it takes CAP_SYS_RESOURCE".into())
         }
         Step::WriteFile { path, .. } if path.to_bytes().starts_with(b"/proc/self/attr/") => match errno {
+            libc::ENOENT if failed.call == "openat" => {
+                Some("the kernel, or what is mounted over its /proc, has no such file".into())
+            }
             libc::ENOENT => Some("no such profile is loaded: apparmor_parser --replace FILE loads one".into()),
             libc::EINVAL => Some("the security module's policy knows no such label".into()),
             libc::EACCES | libc::EPERM => {
