@@ -71,18 +71,12 @@ impl Args {
         if !self.no_trunc && command.chars().count() > LONGEST_COMMAND {
             command = command.chars().take(LONGEST_COMMAND - 1).chain(['…']).collect();
         }
-        let size = match self.human {
-            true => human::size(step.size, 3),
-            false => step.size.to_string(),
+        let time = human::rfc3339(step.created);
+        let (since, size) = match self.human {
+            true => (human::since(step.created), human::size(step.size, 3)),
+            false => (time.clone(), step.size.to_string()),
         };
-        vec![
-            id,
-            human::since(step.created),
-            human::rfc3339(step.created),
-            command,
-            size,
-            step.comment.replace(['\t', '\n'], " "),
-        ]
+        vec![id, since, time, command, size, step.comment.replace(['\t', '\n'], " ")]
     }
 }
 

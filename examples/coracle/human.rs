@@ -61,8 +61,11 @@ pub fn time(time: Option<SystemTime>) -> String {
     zoned.map_or(String::new(), |zoned| zoned.strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string())
 }
 
-/// `2026-01-31T12:00:00+01:00`; empty if unknown.
+/// `2026-01-31T12:00:00+01:00`, with a `Z` for no offset; empty if unknown.
 pub fn rfc3339(time: Option<SystemTime>) -> String {
     let zoned = time.and_then(local);
-    zoned.map_or(String::new(), |zoned| zoned.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string())
+    zoned.map_or(String::new(), |zoned| {
+        let offset = if zoned.offset().is_zero() { "Z" } else { "%:z" };
+        zoned.strftime(&format!("%Y-%m-%dT%H:%M:%S{offset}")).to_string()
+    })
 }

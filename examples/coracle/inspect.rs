@@ -4,7 +4,7 @@ use coracle::image::spec::Descriptor;
 use coracle::image::{Image, Platform, Reference};
 use serde::Serialize;
 use serde_json::ser::PrettyFormatter;
-use serde_json::{Serializer, Value};
+use serde_json::{Map, Serializer, Value, json};
 
 use crate::failure::{Failure, Result, TEMPLATE};
 use crate::output::Output;
@@ -35,7 +35,7 @@ struct Inspected<'a> {
     comment: String,
     created: Option<&'a Value>,
     author: &'a str,
-    config: Option<&'a Value>,
+    config: Map<String, Value>,
     architecture: Option<&'a Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     variant: Option<&'a Value>,
@@ -70,7 +70,7 @@ impl<'a> Inspected<'a> {
             comment: image.history()?.into_iter().next().map(|it| it.comment).unwrap_or_default(),
             created: raw("created"),
             author: raw("author").and_then(Value::as_str).unwrap_or_default(),
-            config: raw("config"),
+            config: config(raw("config")),
             architecture: raw("architecture"),
             variant: raw("variant"),
             os: raw("os"),
@@ -80,6 +80,18 @@ impl<'a> Inspected<'a> {
             descriptor: image.descriptor(),
         })
     }
+}
+
+/// With what an image need not say, so that a template may ask for it.
+fn config(raw: Option<&Value>) -> Map<String, Value> {
+    let mut config = raw.and_then(Value::as_object).cloned().unwrap_or_default();
+    for name in ["User", "WorkingDir", "StopSignal"] {
+        config.entry(name).or_insert_with(|| json!(""));
+    }
+    for name in ["Cmd", "Entrypoint", "Env", "ExposedPorts", "Labels", "Volumes"] {
+        config.entry(name).or_insert(Value::Null);
+    }
+    config
 }
 
 impl Args {

@@ -11,6 +11,7 @@ mod fixture;
 mod archives;
 mod changes;
 mod containers;
+mod docker;
 mod lists;
 mod usage;
 
