@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::thread::Scope;
 
-use super::content::{CHUNK, Content, Unpackers, Unpacking, fill};
+use super::content::{CHUNK, Content, Examiners, Examining, fill};
 use super::entries::{Entries, Kind};
 use super::growing::GrowingBlob;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -59,7 +59,7 @@ enum Place {
 #[derive(Debug)]
 enum Known<'s> {
     Nothing,
-    Soon(Unpacking<'s>),
+    Soon(Examining<'s>),
     All(Content, Option<Early>),
 }
 
@@ -73,7 +73,7 @@ impl<'s> Bundle<'s> {
         &mut self,
         archive: impl Read,
         scope: &'s Scope<'s, '_>,
-        unpackers: &'s Unpackers,
+        examiners: &'s Examiners,
     ) -> Result<()> {
         let mut entries = Entries::new(archive);
         while let Some(entry) = entries.next()? {
@@ -87,7 +87,7 @@ impl<'s> Bundle<'s> {
                 Kind::File(size) => {
                     let file = match size <= SMALL && self.memory + size <= MAX_MEMORY {
                         true => self.keep(&mut entries, size),
-                        false => self.put_aside(&entry.name, &mut entries, scope, unpackers),
+                        false => self.put_aside(&entry.name, &mut entries, scope, examiners),
                     };
                     let file = file.context(attempt)?;
                     check_name(&entry.name, file.blob.digest)?;
@@ -110,11 +110,11 @@ impl<'s> Bundle<'s> {
         name: &str,
         content: &mut dyn Read,
         scope: &'s Scope<'s, '_>,
-        unpackers: &'s Unpackers,
+        examiners: &'s Examiners,
     ) -> Result<File<'s>> {
         // What the store has already is unpacked, most likely.
         let there = digest_in(name).is_some_and(|it| self.work.store().blob_path(&it).exists());
-        let early = unpackers.early().filter(|_| !there);
+        let early = examiners.early().filter(|_| !there);
         let mut blob = GrowingBlob::new(&self.work)?;
         let mut known = Known::Nothing;
         let mut buffer = vec![0; CHUNK];
@@ -126,11 +126,11 @@ impl<'s> Bundle<'s> {
             }
             let packed = Compression::of_magic(&buffer[..read]) != Compression::None;
             if begins && (packed || early.is_some() && is_tar(&buffer[..read])) {
-                known = Known::Soon(unpackers.begin(scope, blob.growth(), blob.file()?, early)?);
+                known = Known::Soon(examiners.begin(scope, blob.growth(), blob.file()?, early)?);
             }
             begins = false;
             // Those of other blobs may have to go, too.
-            blob.write(&buffer[..read], unpackers.early())?;
+            blob.write(&buffer[..read], examiners.early())?;
         }
         let staged = blob.stage()?;
         Ok(File { blob: staged.blob(), place: Place::Aside(staged), content: known })
@@ -210,7 +210,7 @@ impl<'s> Bundle<'s> {
         let file = self.find(name)?;
         let content = match std::mem::replace(&mut file.content, Known::Nothing) {
             Known::All(content, early) => Ok((content, early)),
-            Known::Soon(unpacking) => unpacking.finish(),
+            Known::Soon(examining) => examining.finish(),
             Known::Nothing => match &file.place {
                 Place::Memory(bytes) => {
                     Content::of(&bytes[..], limit).map(|content| (content, None))

@@ -89,7 +89,7 @@ pub(super) fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> Result<usize> {
 
 /// Finds out what blobs unpack to, each in a thread of its own, as many at a time as there are processors.
 #[derive(Debug)]
-pub(super) struct Unpackers {
+pub(super) struct Examiners {
     free: Mutex<usize>,
     freed: Condvar,
     limit: u64,
@@ -100,7 +100,7 @@ pub(super) struct Unpackers {
 /// What there is to know of a blob, and its files, if it could be unpacked.
 type Found = (Content, Option<Early>);
 
-impl Unpackers {
+impl Examiners {
     pub(super) fn new(limit: u64, early: Option<Unpacker>) -> Self {
         let free = thread::available_parallelism().map_or(1, NonZero::get);
         Self { free: Mutex::new(free), freed: Condvar::new(), limit, early }
@@ -118,7 +118,7 @@ impl Unpackers {
         growth: &Growth,
         file: File,
         early: Option<&'s Unpacker>,
-    ) -> Result<Unpacking<'s>> {
+    ) -> Result<Examining<'s>> {
         let clone = || file.try_clone().context(|| "clone the descriptor of a blob");
         let (first, second, later) =
             (growth.follow_early(clone()?), growth.follow(clone()?), growth.follow(file));
@@ -139,10 +139,10 @@ impl Unpackers {
             found
         };
         match thread::Builder::new().spawn_scoped(scope, work) {
-            Ok(thread) => Ok(Unpacking::Running(thread)),
+            Ok(thread) => Ok(Examining::Running(thread)),
             Err(_) => {
                 *lock(&self.free) += 1;
-                Ok(Unpacking::Later(later, self.limit))
+                Ok(Examining::Later(later, self.limit))
             }
         }
     }
@@ -150,13 +150,13 @@ impl Unpackers {
 
 /// A blob whose content is being found out.
 #[derive(Debug)]
-pub(super) enum Unpacking<'s> {
+pub(super) enum Examining<'s> {
     Running(ScopedJoinHandle<'s, Result<Found>>),
     /// There was no thread to be had.
     Later(Follower, u64),
 }
 
-impl Unpacking<'_> {
+impl Examining<'_> {
     pub(super) fn finish(self) -> Result<Found> {
         match self {
             Self::Running(thread) => thread.join().unwrap_or_else(|_| Err(panicked())),
@@ -196,10 +196,10 @@ mod tests {
         let bytes: Vec<_> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
         let packed = compressed(&bytes, Compression::Gzip);
         let mut file = tempfile::tempfile().unwrap();
-        let unpackers = Unpackers::new(1 << 30, None);
+        let examiners = Examiners::new(1 << 30, None);
         let content = thread::scope(|scope| {
             let growth = Growth::default();
-            let begun = unpackers.begin(scope, &growth, file.try_clone().unwrap(), None).unwrap();
+            let begun = examiners.begin(scope, &growth, file.try_clone().unwrap(), None).unwrap();
             let mut written = 0;
             for part in packed.chunks(100_000) {
                 file.write_all(part).unwrap();
@@ -221,10 +221,10 @@ mod tests {
     fn a_file_that_nobody_completes_is_no_whole_one() {
         let packed = compressed(&[7; 100_000], Compression::Zstd);
         let mut file = tempfile::tempfile().unwrap();
-        let unpackers = Unpackers::new(1 << 30, None);
+        let examiners = Examiners::new(1 << 30, None);
         let failed = thread::scope(|scope| {
             let growth = Growth::default();
-            let begun = unpackers.begin(scope, &growth, file.try_clone().unwrap(), None).unwrap();
+            let begun = examiners.begin(scope, &growth, file.try_clone().unwrap(), None).unwrap();
             file.write_all(&packed).unwrap();
             growth.reached(packed.len() as u64);
             drop(growth);

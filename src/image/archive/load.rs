@@ -8,7 +8,7 @@ use oci_spec::image::{Descriptor, ImageManifestBuilder, MediaType};
 use serde::Deserialize;
 
 use super::bundle::{Bundle, blob_name};
-use super::content::{Unpackers, check_diff_id};
+use super::content::{Examiners, check_diff_id};
 use super::entries::inner_path;
 use crate::GIB;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -111,15 +111,15 @@ impl<'a> Load<'a> {
     pub fn read(&self, archive: impl Read) -> Result<Vec<Loaded>> {
         // Whoever makes a root filesystem is told why layers cannot be unpacked.
         let early = self.unpack.then(|| Unpacker::new(self.store).ok()).flatten();
-        let unpackers = Unpackers::new(self.layer_bytes, early);
+        let examiners = Examiners::new(self.layer_bytes, early);
         let loaded = thread::scope(|scope| {
             let archive = Compression::detect(archive).context(|| "decompress it")?;
             let work = self.store.work()?;
             let mut bundle = Bundle::new(work.clone(), self.layer_bytes);
-            bundle.read(archive, scope, &unpackers)?;
+            bundle.read(archive, scope, &examiners)?;
             let mut finding = Finding { bundle, by_config: HashMap::new(), needed: Vec::new() };
             let images = finding.images()?;
-            finding.commit(&work, images, unpackers.early())
+            finding.commit(&work, images, examiners.early())
         });
         loaded.context(|| "load an archive of images")
     }
