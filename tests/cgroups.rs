@@ -262,7 +262,6 @@ fn cpus_alone_take_the_memory_nodes_from_above() {
 
 #[test]
 fn frozen_processes_stand_still_until_thawed() {
-    require!(unified());
     let cgroup = create("freeze", &Limits::new());
     let mut events = cgroup.events().unwrap();
     let mut child = start(&cgroup, "while :; do :; done");
@@ -286,7 +285,6 @@ fn frozen_processes_stand_still_until_thawed() {
 
 #[test]
 fn nothing_is_started_in_a_frozen_cgroup() {
-    require!(unified());
     let outer = create("frozen", &Limits::new());
     let inner = Cgroup::create(format!("{}/inner", outer.name()), &Limits::new()).unwrap();
     let mut sleeper = coracle::namespaces::Command::new("sleep");
@@ -338,7 +336,6 @@ fn a_whole_tree_is_killed_however_it_hides() {
 
 #[test]
 fn dropping_kills_and_removes_also_what_was_made_inside() {
-    require!(unified());
     let cgroup = create("drop", &Limits::new().accounting());
     let name = cgroup.name().to_owned();
     for dir in cgroup.paths() {
@@ -352,7 +349,6 @@ fn dropping_kills_and_removes_also_what_was_made_inside() {
 
 #[test]
 fn keep_leaves_it_for_another_to_open_and_delete() {
-    require!(unified());
     let name = unique("keep");
     let cgroup = Cgroup::create(&name, &Limits::new()).unwrap();
     let mut child = start(&cgroup, "exec sleep 1000");
@@ -672,7 +668,6 @@ fn a_user_without_permission_is_told_what_to_do() {
 
 #[test]
 fn room_is_made_in_the_own_cgroup_on_request() {
-    require!(unified());
     require!(common::cgroup_controller("memory"));
     if fs::read_to_string("/proc/self/cgroup").unwrap().contains(":memory:") {
         return Missing::new("limits on cgroup version 2", "memory is on version 1").skip();
