@@ -70,6 +70,11 @@
 //! | idmapped overlay layers | 5.19 | an error, or `host_ids` |
 //! | overlay layers by descriptor | 6.13 | attached in a mount namespace of their own |
 //! | exit status in spite of an ignored SIGCHLD | 6.15 | an error that says so |
+//!
+//! # Machines
+//!
+//! x86-64, on which everything is tested, and aarch64, on which namespaces and cgroups were, on Debian's kernel in the emulator.
+//! On others it does not compile: their system calls are not written.
 
 // Not in Cargo.toml: examples and tests may.
 #![deny(clippy::exit, clippy::print_stderr, clippy::print_stdout)]

@@ -156,9 +156,11 @@ fn the_host_puts_an_open_file_in_the_answer() {
     // acct(2) is refused to everybody: what it returns here is a descriptor.
     let filter = Seccomp::default_profile().rule("acct", Action::Notify, &[]);
     let mut command = Command::new("perl");
-    let script =
-        "my $n = '/x'; my $fd = syscall(163, $n); open(my $f, '<&=', $fd) or die $!; print <$f>";
-    command.args(["-e", script]).isolated().seccomp(filter).stdout(Stdio::piped());
+    let script = format!(
+        "my $n = '/x'; my $fd = syscall({}, $n); open(my $f, '<&=', $fd) or die $!; print <$f>",
+        libc::SYS_acct
+    );
+    command.args(["-e", &script]).isolated().seccomp(filter).stdout(Stdio::piped());
     let mut child = command.spawn().expect("spawn");
     let listener = child.seccomp_listener.take().expect("the filter notifies");
     let call = listener.receive().expect("receive").expect("a call");

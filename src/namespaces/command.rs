@@ -451,7 +451,7 @@ impl Command {
     }
 
     /// Puts a minimal built-in init in front as pid 1, which passes signals on to the program and reaps orphans
-    /// (x86-64). It is a few hundred bytes of code that no file holds.
+    /// (x86-64 and aarch64). It is a few hundred bytes of code that no file holds.
     pub fn init(&mut self) -> &mut Self {
         self.init = true;
         self

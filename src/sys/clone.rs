@@ -123,17 +123,14 @@ pub(crate) unsafe fn clone(
     let (base, size) = stack.usable();
     args.stack = base as u64;
     args.stack_size = size as u64;
-    #[cfg(target_arch = "x86_64")]
-    {
-        // SAFETY: `args` is a whole clone_args with a stack that belongs to the child; the caller vouches
-        // for the rest.
-        let ret = unsafe { coracle_clone3(&args, size_of::<CloneArgs>(), entry, arg) };
-        match i32::try_from(ret) {
-            Ok(errno) if errno == -libc::ENOSYS => {}
-            Ok(errno) if errno < 0 => return Err(Errno(-errno)),
-            Ok(pid) => return Ok(pid),
-            Err(_) => return Err(Errno(libc::EOVERFLOW)),
-        }
+    // SAFETY: `args` is a whole clone_args with a stack that belongs to the child; the caller vouches
+    // for the rest.
+    let ret = unsafe { coracle_clone3(&args, size_of::<CloneArgs>(), entry, arg) };
+    match i32::try_from(ret) {
+        Ok(errno) if errno == -libc::ENOSYS => {}
+        Ok(errno) if errno < 0 => return Err(Errno(-errno)),
+        Ok(pid) => return Ok(pid),
+        Err(_) => return Err(Errno(libc::EOVERFLOW)),
     }
     // SAFETY: the caller's promises, handed on.
     unsafe { old_clone(args, entry, arg) }
@@ -141,9 +138,6 @@ pub(crate) unsafe fn clone(
 
 /// Whether [`clone`] lacks `clone3`, so that `CLONE_INTO_CGROUP` has to be done by the child itself.
 pub(crate) fn clone3_missing() -> bool {
-    if cfg!(not(target_arch = "x86_64")) {
-        return true;
-    }
     // SAFETY: a zero size makes clone3 fail with EINVAL before it reads anything.
     unsafe { super::raw::sys!(SYS_clone3, 0usize, 0usize) == Err(Errno(libc::ENOSYS)) }
 }
@@ -164,7 +158,6 @@ unsafe fn old_clone(args: CloneArgs, entry: Entry, arg: *mut c_void) -> Result<i
     }
 }
 
-#[cfg(target_arch = "x86_64")]
 unsafe extern "C" {
     fn coracle_clone3(args: *const CloneArgs, size: usize, entry: Entry, arg: *mut c_void)
     -> isize;
@@ -192,6 +185,29 @@ std::arch::global_asm!(
     "mov rdi, r9",
     "call r8",
     "ud2",
+    ".size coracle_clone3, . - coracle_clone3",
+    ".popsection",
+);
+
+// x2 (entry) and x3 (arg) mean nothing to the system call, which keeps all registers but x0.
+#[cfg(target_arch = "aarch64")]
+std::arch::global_asm!(
+    ".pushsection .text.coracle_clone3,\"ax\",@progbits",
+    ".balign 4",
+    ".hidden coracle_clone3",
+    ".globl coracle_clone3",
+    ".type coracle_clone3, @function",
+    "coracle_clone3:",
+    "mov x8, #435",
+    "svc #0",
+    "cbz x0, 2f",
+    "ret",
+    "2:",
+    "mov x29, xzr",
+    "mov x30, xzr",
+    "mov x0, x3",
+    "blr x2",
+    "brk #1",
     ".size coracle_clone3, . - coracle_clone3",
     ".popsection",
 );

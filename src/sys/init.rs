@@ -9,7 +9,6 @@ use std::os::fd::OwnedFd;
 
 /// The program file, open for execution only. It reports a failed execve on fd `report` (four bytes, the
 /// error number) and closes that fd otherwise.
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn program(report: i32) -> io::Result<OwnedFd> {
     use std::fs::{File, OpenOptions};
     use std::io::Write;
@@ -41,21 +40,15 @@ pub(crate) fn program(report: i32) -> io::Result<OwnedFd> {
     Ok(program.into())
 }
 
-/// See the x86-64 version.
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) fn program(_report: i32) -> io::Result<OwnedFd> {
-    Err(io::Error::from_raw_os_error(libc::ENOSYS))
-}
-
 /// Wraps position-independent code, whose last four bytes are the report fd, into an ELF file.
-#[cfg(target_arch = "x86_64")]
 fn elf(code: &[u8], report: i32) -> Vec<u8> {
     const HEADERS: u64 = 64 + 2 * 56;
     const PT_GNU_STACK: u32 = 0x6474_e551;
     let size = HEADERS + code.len() as u64;
     let mut file = Vec::with_capacity(size as usize);
     file.extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
-    for half in [libc::ET_DYN, libc::EM_X86_64] {
+    let machine = if cfg!(target_arch = "aarch64") { libc::EM_AARCH64 } else { libc::EM_X86_64 };
+    for half in [libc::ET_DYN, machine] {
         file.extend_from_slice(&half.to_le_bytes());
     }
     file.extend_from_slice(&1u32.to_le_bytes());
@@ -85,7 +78,6 @@ fn elf(code: &[u8], report: i32) -> Vec<u8> {
     file
 }
 
-#[cfg(target_arch = "x86_64")]
 fn code() -> &'static [u8] {
     unsafe extern "C" {
         static coracle_init_start: u8;
@@ -243,7 +235,157 @@ std::arch::global_asm!(
     ".popsection",
 );
 
-#[cfg(all(test, target_arch = "x86_64"))]
+// The same, step by step: x19 is argv, x20 envp, w21 the program's pid, w22 the report fd.
+#[cfg(target_arch = "aarch64")]
+std::arch::global_asm!(
+    ".pushsection .rodata.coracle_init,\"a\",@progbits",
+    ".balign 4",
+    ".hidden coracle_init_start",
+    ".globl coracle_init_start",
+    ".hidden coracle_init_end",
+    ".globl coracle_init_end",
+    "coracle_init_start:",
+    "ldr x9, [sp]",
+    "add x19, sp, #8",
+    "add x20, x19, x9, lsl #3",
+    "add x20, x20, #8",
+    "sub sp, sp, #256",
+    "ldr w22, 90f",
+    // rt_sigprocmask(SIG_BLOCK, all)
+    "mov x9, #-1",
+    "str x9, [sp]",
+    "mov x8, #135",
+    "mov x0, #0",
+    "mov x1, sp",
+    "mov x2, #0",
+    "mov x3, #8",
+    "svc #0",
+    "str wzr, [sp, #8]",
+    // fcntl(report, F_SETFD, FD_CLOEXEC)
+    "mov x8, #25",
+    "mov w0, w22",
+    "mov x1, #2",
+    "mov x2, #1",
+    "svc #0",
+    // clone(CLONE_VM | CLONE_VFORK | SIGCHLD, 0, 0, 0, 0)
+    "mov x8, #220",
+    "mov x0, #0x4111",
+    "mov x1, #0",
+    "mov x2, #0",
+    "mov x3, #0",
+    "mov x4, #0",
+    "svc #0",
+    "tbnz w0, #31, 20f",
+    "cbnz w0, 30f",
+    // The child: setpgid(0, 0), getpid(), ioctl(0, TIOCSPGRP, own pid)
+    "mov x8, #154",
+    "mov x0, #0",
+    "mov x1, #0",
+    "svc #0",
+    "mov x8, #172",
+    "svc #0",
+    "str w0, [sp, #16]",
+    "mov x8, #29",
+    "mov x0, #0",
+    "mov x1, #0x5410",
+    "add x2, sp, #16",
+    "svc #0",
+    // rt_sigprocmask(SIG_SETMASK, none)
+    "str xzr, [sp, #24]",
+    "mov x8, #135",
+    "mov x0, #2",
+    "add x1, sp, #24",
+    "mov x2, #0",
+    "mov x3, #8",
+    "svc #0",
+    // execve
+    "mov x8, #221",
+    "ldr x0, [x19]",
+    "add x1, x19, #8",
+    "mov x2, x20",
+    "svc #0",
+    "neg w0, w0",
+    "str w0, [sp, #8]",
+    "mov x8, #93",
+    "mov x0, #127",
+    "svc #0",
+    "brk #1",
+    // clone failed
+    "20:",
+    "neg w0, w0",
+    "str w0, [sp, #8]",
+    "30:",
+    "mov w21, w0",
+    "ldr w9, [sp, #8]",
+    "cbz w9, 40f",
+    // write(report, &error, 4); exit_group(127)
+    "mov x8, #64",
+    "mov w0, w22",
+    "add x1, sp, #8",
+    "mov x2, #4",
+    "svc #0",
+    "mov w0, #127",
+    "b 80f",
+    // close(report), close_range(0, ~0, 0)
+    "40:",
+    "mov x8, #57",
+    "mov w0, w22",
+    "svc #0",
+    "mov x8, #436",
+    "mov x0, #0",
+    "mov w1, #-1",
+    "mov x2, #0",
+    "svc #0",
+    // rt_sigtimedwait(all, &info, NULL)
+    "50:",
+    "mov x8, #137",
+    "mov x0, sp",
+    "add x1, sp, #64",
+    "mov x2, #0",
+    "mov x3, #8",
+    "svc #0",
+    "tbnz w0, #31, 50b",
+    "cmp w0, #17",
+    "b.eq 60f",
+    // kill(program, signal)
+    "mov w1, w0",
+    "mov w0, w21",
+    "mov x8, #129",
+    "svc #0",
+    "b 50b",
+    // wait4(-1, &status, WNOHANG | __WALL, NULL)
+    "60:",
+    "mov x8, #260",
+    "mov x0, #-1",
+    "add x1, sp, #16",
+    "mov w2, #1",
+    "movk w2, #0x4000, lsl #16",
+    "mov x3, #0",
+    "svc #0",
+    "cmp w0, #0",
+    "b.le 50b",
+    "cmp w0, w21",
+    "b.ne 60b",
+    // The exit code, or 128 and the signal.
+    "ldr w9, [sp, #16]",
+    "ands w0, w9, #0x7f",
+    "b.eq 70f",
+    "add w0, w0, #128",
+    "b 80f",
+    "70:",
+    "ubfx w0, w9, #8, #8",
+    // exit_group
+    "80:",
+    "mov x8, #94",
+    "svc #0",
+    "brk #1",
+    "90:",
+    ".long 0",
+    "coracle_init_end:",
+    ".popsection",
+);
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

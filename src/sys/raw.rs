@@ -5,6 +5,9 @@
 
 use std::ffi::c_long;
 
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("coracle has the system calls of x86-64 and aarch64 alone");
+
 /// A Linux error number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Errno(pub(crate) i32);

@@ -79,7 +79,8 @@ impl Listener {
         Self(fd)
     }
 
-    /// Waits for the next call. `None`: no process is left under the filter (Linux 5.8; before, this waits on).
+    /// Waits for the next call. `None`: no process is left under the filter (Linux 5.8; before, this waits on). Before
+    /// Linux 6.11 one that has ended counts until somebody has waited for it.
     ///
     /// # Errors
     ///

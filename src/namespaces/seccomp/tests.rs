@@ -385,10 +385,12 @@ fn the_cached_profile_is_the_compiled_one() {
 fn a_call_takes_few_instructions() {
     let program = Seccomp::default_profile().compile(default_caps()).unwrap();
     let native = Arch::native().unwrap();
+    // The number of mmap lies deeper in the search on ARM.
+    let most = if native == Arch::Aarch64 { 12 } else { 11 };
     for name in ["read", "write", "close", "openat", "futex", "mmap", "epoll_pwait", "newfstatat"] {
         let (answer, steps) = run(&program, native.audit(), native.number(name).unwrap(), [0; 6]);
         assert_eq!(answer, ALLOW);
-        assert!(steps <= 11, "{name} takes {steps} instructions");
+        assert!(steps <= most, "{name} takes {steps} instructions");
     }
 }
 
