@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use super::store::Store;
 use super::unpacked::fill;
 use crate::error::{Error, Result};
-use crate::layers::{ArchiveLimits, LayerStore, Staging};
+use crate::layers::{ArchiveLimits, LayerStore, Staging, read_buffered};
 
 /// Unpacks layers early, as if each were the lowest of its image. Their space is there for who needs it more.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ struct Made {
     has_top: bool,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -153,9 +153,6 @@ impl<R: BufRead> BufRead for UntilGivenUp<'_, R> {
 
 impl<R: BufRead> Read for UntilGivenUp<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut data = self.fill_buf()?;
-        let len = data.read(buffer)?;
-        self.consume(len);
-        Ok(len)
+        read_buffered(self, buffer)
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, BufRead, Read};
 
 use super::digest::{Digest, Hasher};
 use crate::error::{Error, ErrorKind};
+use crate::layers::read_buffered;
 
 /// Takes the digest and length of what is consumed, and fails where that passes a limit.
 pub(super) struct Hashed<R> {
@@ -54,10 +55,7 @@ impl<R: BufRead> BufRead for Hashed<R> {
 
 impl<R: BufRead> Read for Hashed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut data = self.fill_buf()?;
-        let len = data.read(buffer)?;
-        self.consume(len);
-        Ok(len)
+        read_buffered(self, buffer)
     }
 }
 

@@ -6,10 +6,10 @@ use std::num::NonZero;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
-use super::growing::{Follower, Growth, lock};
+use super::growing::{Follower, Growth};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::digest::Digest;
-use crate::image::early::{Early, Unpacker};
+use crate::image::early::{Early, Unpacker, lock};
 use crate::image::hashed::Hashed;
 use crate::image::json::malformed;
 use crate::layers::{Ahead, Compression};

@@ -3,16 +3,12 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::error::{Context, ErrorKind, Result};
 use crate::image::blobs::{BlobWriter, StagedBlob};
-use crate::image::early::Unpacker;
+use crate::image::early::{Unpacker, lock};
 use crate::image::lease::Work;
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// How far a file has been written.
 #[derive(Debug, Default)]

@@ -86,12 +86,17 @@ impl BufRead for Ahead {
     }
 }
 
+/// `read` in the terms of the two calls of [`BufRead`].
+pub(crate) fn read_buffered(from: &mut impl BufRead, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut data = from.fill_buf()?;
+    let len = data.read(buffer)?;
+    from.consume(len);
+    Ok(len)
+}
+
 impl Read for Ahead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut data = self.fill_buf()?;
-        let len = data.read(buffer)?;
-        self.consume(len);
-        Ok(len)
+        read_buffered(self, buffer)
     }
 }
 

@@ -17,7 +17,7 @@ mod whiteout;
 mod writer;
 
 #[cfg(feature = "image")]
-pub(crate) use ahead::Ahead;
+pub(crate) use ahead::{Ahead, read_buffered};
 pub use limits::ArchiveLimits;
 pub use pack::{Pack, Packed};
 #[cfg(feature = "image")]
