@@ -9,10 +9,20 @@ pub mod archive;
 pub mod attack;
 pub mod audit;
 mod btrfs;
+pub mod certificates;
+pub mod daemon;
 pub mod engines;
+pub mod http;
+#[cfg(feature = "image")]
+pub mod images;
 mod machine;
+#[cfg(feature = "image")]
+pub mod registry;
 mod sandbox;
+pub mod server;
 pub mod stack;
+#[cfg(feature = "image")]
+pub mod tokens;
 pub mod tree;
 pub mod victim;
 
