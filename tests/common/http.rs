@@ -211,7 +211,19 @@ impl Response {
         self
     }
 
-    /// Sends it. `sent` hears of every piece of the body that went out; whether the connection can be used again.
+    /// How much of a body is sent where this answers a request of the method, if it ends at all.
+    pub fn length(&self, method: &str) -> Option<u64> {
+        if self.bodiless(method) {
+            return Some(0);
+        }
+        self.endless.is_none().then_some(self.body.len() as u64)
+    }
+
+    fn bodiless(&self, method: &str) -> bool {
+        method == "HEAD" || self.status == 204 || self.status == 304
+    }
+
+    /// Sends it. `sent` hears of every piece of the body that goes out; whether the connection can be used again.
     pub fn write(
         &self,
         request: &Request,
@@ -227,9 +239,9 @@ impl Response {
         let honest = self.endless.is_none()
             && (framing == Framing::Chunked || framing == Framing::Length(length));
         let mut head = Head { status: self.status, headers: self.headers.clone() };
-        let bodiless = self.status == 204 || self.status == 304;
+        let no_content = self.bodiless("");
         match framing {
-            Framing::Length(length) if !bodiless => head.headers.set("Content-Length", length),
+            Framing::Length(length) if !no_content => head.headers.set("Content-Length", length),
             Framing::Chunked => head.headers.set("Transfer-Encoding", "chunked"),
             _ => {}
         }
@@ -237,19 +249,18 @@ impl Response {
             head.headers.set("Connection", "close");
         }
         head.write(into)?;
-        if request.method == "HEAD" || bodiless {
+        if self.bodiless(&request.method) {
             return Ok(honest);
         }
         let mut piece = |bytes: &[u8]| {
-            if framing == Framing::Chunked {
-                into.write_all(format!("{:x}\r\n", bytes.len()).as_bytes())?;
-                into.write_all(bytes)?;
-                into.write_all(b"\r\n")?;
-            } else {
-                into.write_all(bytes)?;
-            }
+            // First, so that whoever has got the bytes finds them counted.
             sent(bytes.len() as u64);
-            io::Result::Ok(())
+            if framing != Framing::Chunked {
+                return into.write_all(bytes);
+            }
+            into.write_all(format!("{:x}\r\n", bytes.len()).as_bytes())?;
+            into.write_all(bytes)?;
+            into.write_all(b"\r\n")
         };
         if !self.body.is_empty() {
             piece(&self.body)?;

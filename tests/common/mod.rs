@@ -16,8 +16,10 @@ pub mod http;
 #[cfg(feature = "image")]
 pub mod images;
 mod machine;
+pub mod proxy;
 #[cfg(feature = "image")]
 pub mod registry;
+pub mod relay;
 mod sandbox;
 pub mod server;
 pub mod stack;

@@ -74,6 +74,11 @@ impl Server {
     pub fn connections(&self) -> u64 {
         self.state.lock().accepted
     }
+
+    /// Closes every connection, whatever it is at.
+    pub fn hang_up(&self) {
+        shut_down(&self.state.lock().open);
+    }
 }
 
 impl Drop for Server {
@@ -84,13 +89,17 @@ impl Drop for Server {
             (std::mem::take(&mut inner.open), std::mem::take(&mut inner.threads))
         };
         self.state.changed.notify_all();
-        for stream in open.values().flatten() {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+        shut_down(&open);
         // For the acceptor to see it.
         let _ = TcpStream::connect(self.address);
         let threads = self.acceptor.take().into_iter().chain(threads);
         threads.for_each(|thread| drop(thread.join()));
+    }
+}
+
+fn shut_down(open: &HashMap<u64, Vec<TcpStream>>) {
+    for stream in open.values().flatten() {
+        let _ = stream.shutdown(Shutdown::Both);
     }
 }
 

@@ -105,10 +105,11 @@ impl TokenServer {
     /// From now on tokens end after so many seconds, for the client and for the registry alike.
     ///
     /// The registry takes a token for a minute after the end that it claims; so the end claimed is one minute early.
+    /// It counts whole seconds, and may take the token for one more.
     pub fn expire_after(&self, seconds: u32) {
         let mut rules = self.issuer.rules();
         rules.expires_in = seconds.into();
-        rules.expires = rules.expires_in - LEEWAY;
+        rules.expires = rules.expires_in + 1 - LEEWAY;
     }
 
     /// From now on the registry takes no new token, though the client is told that they live for five minutes.

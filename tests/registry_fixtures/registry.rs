@@ -1,57 +1,19 @@
-//! The real parts that the tests of registries stand on: a registry that lets everybody in would prove nothing.
-
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
+//! Registries in every mode: one that lets everybody in would prove nothing.
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use common::http::{Request, Response, ask};
-use common::images::{Layout, MANIFEST, Packing, Skopeo, noise, tar};
-use common::registry::Registry;
-use common::tokens::{TokenServer, basic};
-use common::{Sandbox, require};
-
-/// A layout with a small image of two layers, called `latest`, and its digest.
-fn small(sandbox: &Sandbox) -> (Layout, String) {
-    let mut layout = Layout::new(sandbox.join("layout"));
-    let first = layout.layer(&tar(&[("a", b"one"), ("b/c", &noise(10_000, 1))])[..], Packing::Gzip);
-    let second = layout.layer(&tar(&[("a", b"two")])[..], Packing::Plain);
-    let digest = layout.image("latest", &[first, second]);
-    (layout, digest)
-}
-
-/// Pushes a small image and pulls it again, with all its blobs.
-fn round_trip(skopeo: &Skopeo, sandbox: &Sandbox, name: &str) {
-    let (layout, digest) = small(sandbox);
-    assert_eq!(skopeo.push(layout.path(), "latest", name), digest);
-    let back = sandbox.join("back");
-    skopeo.pull(name, &back, "latest");
-    let blobs = |dir: &Path| {
-        let blobs = fs::read_dir(dir.join("blobs/sha256")).unwrap().map(Result::unwrap);
-        let mut blobs: Vec<_> =
-            blobs.map(|blob| (blob.file_name(), fs::read(blob.path()).unwrap())).collect();
-        blobs.sort();
-        blobs
-    };
-    assert_eq!(blobs(layout.path()).len(), 4);
-    assert_eq!(blobs(layout.path()), blobs(&back));
-}
-
-/// Without saying that it takes them, one gets no OCI manifests.
-fn get(registry: &Registry, path: &str) -> Response {
-    let request = Request::new("GET", path).with_header("Accept", MANIFEST);
-    ask(registry.address(), &request).unwrap()
-}
+use crate::common::http::{Request, Response, ask};
+use crate::common::images::{self, Layout, Packing, Skopeo, tar};
+use crate::common::registry::Registry;
+use crate::common::tokens::{TokenServer, basic};
+use crate::common::{self, Sandbox, require};
+use crate::{get, round_trip, small, text};
 
 fn get_with(registry: &Registry, path: &str, authorization: &str) -> Response {
     let request = Request::new("GET", path).with_header("Authorization", authorization);
     ask(registry.address(), &request).unwrap()
-}
-
-fn text(response: &Response) -> String {
-    String::from_utf8(response.body.clone()).unwrap()
 }
 
 #[test]
@@ -64,7 +26,7 @@ fn a_plain_registry_takes_and_gives() {
     assert!(text(&get(&registry, "/v2/_catalog")).contains("team/app"));
     let inspected = skopeo.inspect("team/app:1").unwrap();
     assert_eq!(inspected["Layers"].as_array().unwrap().len(), 2);
-    assert_eq!(common::images::digest(&skopeo.raw("team/app:1").unwrap()), inspected["Digest"]);
+    assert_eq!(images::digest(&skopeo.raw("team/app:1").unwrap()), inspected["Digest"]);
     assert!(skopeo.try_pull("team/app:2", &sandbox.join("no"), "x").is_err());
     assert!(registry.log().contains("/v2/_catalog"));
 }
@@ -251,6 +213,7 @@ fn a_token_is_taken_until_it_ends() {
         if answer.status != 404 {
             break answer;
         }
+        std::thread::sleep(Duration::from_millis(20));
     };
     assert_eq!(refused.status, 401);
     assert!(refused.headers.get("WWW-Authenticate").unwrap().contains(r#"error="invalid_token""#));
@@ -332,4 +295,20 @@ fn a_mirror_may_have_an_account_with_its_upstream() {
     check_mirror(&require!(mirror.start()), &digest, &sandbox);
     let stranger = require!(Registry::builder().mirror(&upstream).start());
     assert!(require!(Skopeo::new(&stranger)).inspect("app:1").is_err());
+}
+
+#[test]
+fn a_debian_image_fits_through() {
+    let sandbox = common::setup_in_memory("debian");
+    let registry = require!(Registry::builder().in_memory().start());
+    let skopeo = require!(Skopeo::new(&registry));
+    let mut layout = Layout::new(sandbox.join("layout"));
+    let digest = require!(layout.debian("debian", Packing::Gzip));
+    assert_eq!(skopeo.push(layout.path(), "debian", "debian:12"), digest);
+    let inspected = skopeo.inspect("debian:12").unwrap();
+    assert_eq!(inspected["Digest"], digest);
+    let layer = inspected["Layers"][0].as_str().unwrap();
+    let [theirs, ours] = [registry.blob_file(layer), layout.blob_file(layer)].map(fs::read);
+    let ours = ours.unwrap();
+    assert!(ours.len() > 50_000_000 && theirs.unwrap() == ours);
 }
