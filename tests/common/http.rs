@@ -7,7 +7,7 @@ use std::time::Duration;
 /// No head of a message is longer.
 const LONGEST_HEAD: u64 = 256 << 10;
 /// No body that is kept in memory is longer.
-const LONGEST_BODY: u64 = 64 << 20;
+const LONGEST_BODY: u64 = 512 << 20;
 
 /// The headers of a message, in their order. Names are compared without regard to case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

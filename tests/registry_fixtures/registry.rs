@@ -1,8 +1,10 @@
 //! Registries in every mode: one that lets everybody in would prove nothing.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::common::http::{Request, Response, ask};
 use crate::common::images::{self, Layout, Packing, Skopeo, tar};
@@ -66,6 +68,41 @@ fn a_registry_keeps_its_address_and_content_over_a_restart_and_ends_on_drop() {
     drop(registry);
     assert!(!process.exists());
     assert!(!data.exists());
+}
+
+/// Kills a run of this very test that has a registry.
+#[test]
+fn a_registry_ends_with_a_test_that_is_killed() {
+    const MARK: &str = "CORACLE_TEST_TO_BE_KILLED";
+    if std::env::var_os(MARK).is_some() {
+        let registry = Registry::start().unwrap();
+        println!("\npid {}", registry.pid().unwrap());
+        loop {
+            std::thread::park();
+        }
+    }
+    require!(common::program("docker-registry"));
+    let sandbox = common::setup("killed");
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([
+        "--exact",
+        "registry::a_registry_ends_with_a_test_that_is_killed",
+        "--nocapture",
+    ]);
+    command.env(MARK, "").env("TMPDIR", sandbox.path()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let pid = lines.find_map(|line| line.strip_prefix("pid ").map(str::to_owned)).unwrap();
+    // It is gone even where nobody reaps the process.
+    let executable = Path::new("/proc").join(pid).join("exe");
+    assert!(executable.read_link().unwrap().ends_with("docker-registry"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let end = Instant::now() + Duration::from_secs(30);
+    while executable.read_link().is_ok() {
+        assert!(Instant::now() < end, "the registry goes on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]
