@@ -54,6 +54,8 @@ pub enum ErrorKind {
     SafetyViolation,
     /// A file read from elsewhere is not what it should be.
     Malformed,
+    /// Another machine cannot be reached, or fails.
+    Unavailable,
     /// Another failure that the operating system reported; see [`Error::raw_os_error`].
     Os,
 }

@@ -27,6 +27,7 @@
 //! - `layers` (feature): root file systems of shared read-only directories under a writable one, and what
 //!   changed in it.
 //! - `image` (feature): images with names and history in a store that several processes share.
+//! - `registry` (feature): images from registries and to them.
 //!
 //! # What it does to your process
 //!
@@ -39,8 +40,9 @@
 //!
 //! # What it does not do
 //!
-//! It starts no daemon and no background thread, and runs no other program, but for `newuidmap` and
-//! `newgidmap` when an unprivileged host wants a range of ids. It does not hide downgrades: what the
+//! It starts no daemon and no background thread, but for those that serve a registry's connections, and runs no other
+//! program, but for `newuidmap` and `newgidmap` when an unprivileged host wants a range of ids, and the credential
+//! helpers that Docker's configuration names. It does not hide downgrades: what the
 //! kernel cannot do is an error that says so.
 //!
 //! # Features
@@ -49,6 +51,7 @@
 //! |---------|--------------|
 //! | `layers` (default) | root file system stacks |
 //! | `image` (default) | images in a content store |
+//! | `registry` (default) | images from registries: HTTP, TLS and a runtime of its own (about 100 crates more) |
 //! | `systemd` | `cgroups::delegate_by_systemd`: a delegated scope, asked for over D-Bus (about 60 crates more) |
 //!
 //! Without features there are `namespaces` and `cgroups`, and 12 crates in the tree.
@@ -96,6 +99,8 @@ pub mod image;
 #[cfg(feature = "layers")]
 pub mod layers;
 pub mod namespaces;
+#[cfg(feature = "registry")]
+pub mod registry;
 
 pub use error::{Error, ErrorKind, Result};
 

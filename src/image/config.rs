@@ -21,7 +21,7 @@ pub struct Config {
 }
 
 impl Config {
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         let raw = json::object(bytes)?;
         let spec: ImageConfiguration = json::typed(&raw, &["rootfs.diff_ids"])?;
         if spec.rootfs().typ() != "layers" {

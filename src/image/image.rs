@@ -148,7 +148,7 @@ impl Image {
     }
 
     /// Whether every blob is here, of whichever platforms there are.
-    pub(super) fn check_present(&self) -> Result<()> {
+    pub(crate) fn check_present(&self) -> Result<()> {
         let Inner { store, root, root_blob, .. } = &*self.0;
         if self.0.root_blob == self.0.manifest_blob {
             return check_layers(store, &self.0.manifest, self.0.manifest_blob);

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The longest manifest, index or configuration that is read; registries refuse longer manifests too.
-pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
+pub(crate) const MAX_DOCUMENT: u64 = 4 << 20;
 
 /// An object, as it stands in a document.
 pub(super) type Object = Map<String, Value>;

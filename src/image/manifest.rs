@@ -41,7 +41,7 @@ impl TryFrom<&Descriptor> for Blob {
 
 /// What a document, or a descriptor that leads to it, says that it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum DocumentKind {
+pub(crate) enum DocumentKind {
     Manifest,
     Index,
 }
@@ -66,7 +66,7 @@ const LAYER_TYPES: [&str; 4] = [
 
 impl DocumentKind {
     /// What a descriptor of this type leads to, if it is a document that names further blobs.
-    pub(super) fn of(media_type: &MediaType) -> Option<Self> {
+    pub(crate) fn of(media_type: &MediaType) -> Option<Self> {
         match media_type.as_ref() {
             known if MANIFEST_TYPES.contains(&known) => Some(Self::Manifest),
             known if INDEX_TYPES.contains(&known) => Some(Self::Index),
@@ -122,6 +122,24 @@ pub(super) fn document(bytes: &[u8], media_type: &MediaType) -> Result<(Document
     Ok((kind, document))
 }
 
+/// What a document is for which a registry gives the type `said`: what it calls itself, before that.
+#[cfg(feature = "registry")]
+pub(crate) fn media_type(bytes: &[u8], said: Option<&str>) -> Result<MediaType> {
+    let document = json::object(bytes)?;
+    let said = said.map(MediaType::from).filter(|said| DocumentKind::of(said).is_some());
+    match (document.get("mediaType").and_then(serde_json::Value::as_str), said) {
+        (Some(own), Some(said)) if own != said.as_ref() => {
+            Err(malformed(format!("it calls itself {own}, but was given as {said}")))
+        }
+        (Some(own), _) => Ok(own.into()),
+        (None, Some(said)) => Ok(said),
+        (None, None) => match DocumentKind::by_fields(&document) {
+            Some(kind) => Ok(kind.media_type().into()),
+            None => Err(malformed("it is neither a manifest nor an index")),
+        },
+    }
+}
+
 fn unknown_type(what: &str, media_type: &MediaType) -> Error {
     let message = format!("{:?} is no media type of {what}", media_type.as_ref());
     Error::new(ErrorKind::Unsupported, message)
@@ -137,7 +155,7 @@ pub struct Manifest {
 
 impl Manifest {
     /// Reads a manifest that a descriptor of `media_type` led to.
-    pub(super) fn parse(bytes: &[u8], media_type: &MediaType) -> Result<Self> {
+    pub(crate) fn parse(bytes: &[u8], media_type: &MediaType) -> Result<Self> {
         let (DocumentKind::Manifest, object) = document(bytes, media_type)? else {
             return Err(malformed("it is an index where a manifest is needed"));
         };
@@ -176,7 +194,7 @@ impl Manifest {
     }
 
     /// Whether a layer may be missing.
-    pub(super) fn may_lack(&self, layer: usize) -> bool {
+    pub(crate) fn may_lack(&self, layer: usize) -> bool {
         self.spec.layers().get(layer).is_some_and(|layer| may_be_missing(layer.media_type()))
     }
 }
@@ -202,13 +220,13 @@ fn is_layer(media_type: &MediaType) -> bool {
 
 /// The manifests of one image for several platforms.
 #[derive(Clone, Debug)]
-pub(super) struct Index {
+pub(crate) struct Index {
     /// With those that are no image for any platform: attestations.
-    pub(super) manifests: Vec<(Descriptor, Blob)>,
+    pub(crate) manifests: Vec<(Descriptor, Blob)>,
 }
 
 impl Index {
-    pub(super) fn parse(bytes: &[u8], media_type: &MediaType) -> Result<Self> {
+    pub(crate) fn parse(bytes: &[u8], media_type: &MediaType) -> Result<Self> {
         let (DocumentKind::Index, object) = document(bytes, media_type)? else {
             return Err(malformed("it is a manifest where an index is needed"));
         };
@@ -219,7 +237,7 @@ impl Index {
     }
 
     /// The manifest that suits `platform` best. One without a platform suits any if it is the only one.
-    pub(super) fn choose(&self, platform: &Platform) -> Result<&(Descriptor, Blob)> {
+    pub(crate) fn choose(&self, platform: &Platform) -> Result<&(Descriptor, Blob)> {
         let suits =
             |descriptor: &Descriptor| platform.suits(&descriptor.platform().as_ref()?.into());
         let best = self.manifests.iter().rev().max_by_key(|(descriptor, _)| suits(descriptor));

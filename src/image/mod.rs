@@ -9,6 +9,7 @@ mod changes;
 mod check;
 mod commit;
 mod config;
+mod content;
 mod digest;
 mod draft;
 mod early;
@@ -16,12 +17,15 @@ mod files;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
 mod gc;
+mod growing;
 mod hashed;
 mod history;
 #[allow(clippy::module_inception, reason = "a file is named for its main type")]
 mod image;
 mod index;
 mod instruction;
+#[cfg(feature = "registry")]
+mod intake;
 mod json;
 mod layer;
 mod lease;
@@ -50,9 +54,15 @@ pub use digest::{ChainId, DiffId, Digest};
 pub use gc::Collected;
 pub use history::Step;
 pub use image::Image;
+#[cfg(feature = "registry")]
+pub(crate) use intake::Intake;
+#[cfg(feature = "registry")]
+pub(crate) use json::MAX_DOCUMENT;
 pub use lease::Work;
 pub use listing::{Filter, Listing, Pruned};
 pub use manifest::{Blob, Manifest};
+#[cfg(feature = "registry")]
+pub(crate) use manifest::{DocumentKind, Index, media_type};
 pub use names::Removed;
 /// The specification's types, in its words: descriptors, media types, manifests and configurations.
 pub use oci_spec::image as spec;

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::thread::Scope;
 
-use super::content::{CHUNK, Content, Examiners, Examining, fill};
 use super::entries::{Entries, Kind};
-use super::growing::GrowingBlob;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::blobs::StagedBlob;
+use crate::image::content::{CHUNK, Content, Examiners, Examining, fill};
 use crate::image::digest::Digest;
 use crate::image::early::Early;
+use crate::image::growing::GrowingBlob;
 use crate::image::json::{MAX_DOCUMENT, malformed};
 use crate::image::lease::Work;
 use crate::image::manifest::Blob;
@@ -115,7 +115,7 @@ impl<'s> Bundle<'s> {
         // What the store has already is unpacked, most likely.
         let there = digest_in(name).is_some_and(|it| self.work.store().blob_path(&it).exists());
         let early = examiners.early().filter(|_| !there);
-        let mut blob = GrowingBlob::new(&self.work)?;
+        let mut blob = GrowingBlob::new(&self.work, None)?;
         let mut known = Known::Nothing;
         let mut buffer = vec![0; CHUNK];
         let mut begins = true;

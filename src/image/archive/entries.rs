@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io::{self, BufReader, Read};
 
-use super::content::CHUNK;
 use crate::error::{Context, Result};
+use crate::image::content::CHUNK;
 use crate::image::json::malformed;
 use crate::layers::{self, ArchiveLimits, Reader};
 

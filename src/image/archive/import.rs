@@ -3,14 +3,14 @@
 use std::io::{self, BufReader, Read, Write};
 use std::thread;
 
-use super::content::{CHUNK, Content, fill};
-use super::growing::GrowingBlob;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::blobs::{BlobWriter, StagedBlob};
 use crate::image::changes::ConfigChanges;
+use crate::image::content::{CHUNK, Content, fill};
 use crate::image::digest::{DiffId, Digest, Hasher};
 use crate::image::draft::Draft;
 use crate::image::early::{Early, Unpacker};
+use crate::image::growing::GrowingBlob;
 use crate::image::image::Image;
 use crate::image::json::malformed;
 use crate::image::layer::Layer;
@@ -143,7 +143,7 @@ impl<'a> Import<'a> {
         archive: &mut dyn Read,
         unpacker: Option<&Unpacker>,
     ) -> Result<(StagedBlob, Examined)> {
-        let mut blob = GrowingBlob::new(work)?;
+        let mut blob = GrowingBlob::new(work, None)?;
         thread::scope(|scope| {
             let first = blob.growth().follow_early(blob.file()?);
             let second = blob.growth().follow(blob.file()?);

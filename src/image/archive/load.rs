@@ -8,11 +8,11 @@ use oci_spec::image::{Descriptor, ImageManifestBuilder, MediaType};
 use serde::Deserialize;
 
 use super::bundle::{Bundle, blob_name};
-use super::content::{Examiners, check_diff_id};
 use super::entries::inner_path;
 use crate::GIB;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::config::Config;
+use crate::image::content::{Examiners, check_diff_id};
 use crate::image::digest::Digest;
 use crate::image::early::Unpacker;
 use crate::image::image::Image;

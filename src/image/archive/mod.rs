@@ -1,10 +1,8 @@
 //! Archives: images that leave a store and come into one, and flat root file systems.
 
 mod bundle;
-mod content;
 mod entries;
 mod export;
-mod growing;
 mod import;
 mod load;
 mod save;

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use tar::{EntryType, Header};
 
 use super::bundle::blob_name;
-use super::content::{CHUNK, Content, check_diff_id, fill};
 use super::load::{CONTAINERD_NAME, DOCKER_LIST, OCI_INDEX, OCI_LAYOUT, REF_NAME};
 use crate::error::{Context, Error, Result};
+use crate::image::content::{CHUNK, Content, check_diff_id, fill};
 use crate::image::digest::{Digest, Hasher};
 use crate::image::image::Image;
 use crate::image::json::{self, malformed};

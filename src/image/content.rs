@@ -6,12 +6,12 @@ use std::num::NonZero;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
+use super::digest::Digest;
+use super::early::{Early, Unpacker, lock};
 use super::growing::{Follower, Growth};
+use super::hashed::Hashed;
+use super::json::malformed;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::image::digest::Digest;
-use crate::image::early::{Early, Unpacker, lock};
-use crate::image::hashed::Hashed;
-use crate::image::json::malformed;
 use crate::layers::{Ahead, Compression};
 
 /// What passes from thread to thread at a time.
@@ -104,6 +104,12 @@ impl Examiners {
     pub(super) fn new(limit: u64, early: Option<Unpacker>) -> Self {
         let free = thread::available_parallelism().map_or(1, NonZero::get);
         Self { free: Mutex::new(free), freed: Condvar::new(), limit, early }
+    }
+
+    /// As many at a time as this.
+    pub(super) fn at_once(mut self, count: usize) -> Self {
+        self.free = Mutex::new(count.max(1));
+        self
     }
 
     /// What unpacks layers, if that is wanted.

@@ -5,10 +5,11 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use super::blobs::{BlobWriter, StagedBlob};
+use super::early::{Unpacker, lock};
+use super::lease::Work;
+use super::manifest::Blob;
 use crate::error::{Context, ErrorKind, Result};
-use crate::image::blobs::{BlobWriter, StagedBlob};
-use crate::image::early::{Unpacker, lock};
-use crate::image::lease::Work;
 
 /// How far a file has been written.
 #[derive(Debug, Default)]
@@ -109,8 +110,8 @@ pub(super) struct GrowingBlob {
 }
 
 impl GrowingBlob {
-    pub(super) fn new(work: &Work) -> Result<Self> {
-        Ok(Self { writer: work.writer(None)?, growth: Growth::default(), written: 0 })
+    pub(super) fn new(work: &Work, expected: Option<Blob>) -> Result<Self> {
+        Ok(Self { writer: work.writer(expected)?, growth: Growth::default(), written: 0 })
     }
 
     pub(super) fn growth(&self) -> &Growth {

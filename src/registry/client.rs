@@ -1,0 +1,386 @@
+//! Requests: to the right address, with the right credentials, and again where that may help.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
+use reqwest::{Body, Method, StatusCode, Url};
+
+use super::answer::Answer;
+use super::auth::{Auth, Scope};
+use super::credentials::{CredentialSource, Credentials};
+use super::endpoint::{Endpoint, Scheme, is_loopback};
+use super::failure::{Failure, Remedy, explain};
+use super::tls::{Identity, Trust};
+use crate::error::{Error, ErrorKind, Result};
+
+const USER_AGENT: &str = concat!("coracle/", env!("CARGO_PKG_VERSION"));
+const MAX_REDIRECTS: usize = 5;
+/// The first pause before another attempt; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What a [`Builder`](super::Builder) has been told.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) credentials: CredentialSource,
+    pub(super) trust: Trust,
+    /// By host and port.
+    pub(super) identities: HashMap<String, Identity>,
+    pub(super) proxy: Proxy,
+    /// The mirrors of registries, in the order in which they are asked.
+    pub(super) mirrors: HashMap<String, Vec<String>>,
+    /// Hosts, with their ports, that may be spoken to without TLS.
+    pub(super) plain: HashSet<String>,
+    /// Hosts that get credentials for registries of other sites.
+    pub(super) token_servers: HashSet<String>,
+    pub(super) connect_timeout: Duration,
+    pub(super) read_timeout: Duration,
+    pub(super) retries: u32,
+    /// Longer than that nobody waits because a registry asks for it.
+    pub(super) patience: Duration,
+}
+
+#[derive(Debug)]
+pub(super) enum Proxy {
+    /// As HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say.
+    Environment,
+    None,
+    Given {
+        address: String,
+        except: String,
+    },
+}
+
+/// A request.
+pub(super) struct Ask<'a> {
+    pub(super) method: Method,
+    /// In the API of the endpoint, or an address that it gave.
+    pub(super) target: Target<'a>,
+    pub(super) scope: &'a Scope,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Content<'a>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Target<'a> {
+    Path(&'a str),
+    #[expect(dead_code, reason = "push and login come next")]
+    Address(&'a Url),
+}
+
+/// The body of a request, as often as it is needed.
+#[derive(Clone, Copy)]
+pub(super) enum Content<'a> {
+    None,
+    #[expect(dead_code, reason = "push and login come next")]
+    Bytes(&'a Bytes),
+    #[expect(dead_code, reason = "push and login come next")]
+    Made(&'a (dyn Fn() -> Result<Body> + Sync)),
+}
+
+impl<'a> Ask<'a> {
+    pub(super) fn new(method: Method, path: &'a str, scope: &'a Scope) -> Self {
+        let (target, headers) = (Target::Path(path), HeaderMap::new());
+        Self { method, target, scope, headers, body: Content::None }
+    }
+
+    pub(super) fn get(path: &'a str, scope: &'a Scope) -> Self {
+        Self::new(Method::GET, path, scope)
+    }
+
+    fn body(&self) -> Result<Option<Body>> {
+        match self.body {
+            Content::None => Ok(None),
+            Content::Bytes(bytes) => Ok(Some(bytes.clone().into())),
+            Content::Made(make) => make().map(Some),
+        }
+    }
+
+    fn name(&self) -> String {
+        let path = match self.target {
+            Target::Path(path) => path,
+            Target::Address(url) => url.path(),
+        };
+        format!("{} {path}", self.method)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Client {
+    settings: Settings,
+    auth: Auth,
+    /// Each with the connections to one host and port.
+    connected: Mutex<HashMap<String, reqwest::Client>>,
+    /// What hosts on this machine have turned out to speak.
+    schemes: Mutex<HashMap<String, Scheme>>,
+}
+
+impl Client {
+    pub(super) fn new(settings: Settings) -> Self {
+        let (connected, schemes) = (Mutex::default(), Mutex::default());
+        Self { settings, auth: Auth::default(), connected, schemes }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    #[expect(dead_code, reason = "push and login come next")]
+    pub(super) fn auth(&self) -> &Auth {
+        &self.auth
+    }
+
+    /// Where to pull from, the best first.
+    pub(super) fn sources(&self, registry: &str) -> Vec<Endpoint> {
+        let mirrors = self.settings.mirrors.get(registry).into_iter().flatten();
+        let mirrors = mirrors.map(|name| Endpoint::mirror(name));
+        mirrors.chain([Endpoint::registry(registry)]).collect()
+    }
+
+    pub(super) async fn credentials(&self, host: &str) -> Result<Option<Credentials>> {
+        let (source, host) = (self.settings.credentials.clone(), host.to_owned());
+        // It may run a program.
+        let found = tokio::task::spawn_blocking(move || source.find(&host)).await;
+        found.unwrap_or_else(|_| Err(Error::new(ErrorKind::InvalidState, "its thread has ended")))
+    }
+
+    /// Asks until there is an answer or no hope, and returns it if it says that all is well.
+    pub(super) async fn send(&self, endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Answer> {
+        let mut attempt = 0;
+        loop {
+            let failure = match self.once(endpoint, ask).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            attempt += 1;
+            self.pause(attempt, failure).await?;
+        }
+    }
+
+    /// Waits before another attempt, or says why there is none.
+    pub(super) async fn pause(&self, attempt: u32, failure: Failure) -> Result<()> {
+        let Remedy::Again(after) = failure.remedy else { return Err(failure.error) };
+        if attempt > self.settings.retries {
+            return Err(failure.error);
+        }
+        if let Some(after) = after.filter(|after| *after > self.settings.patience) {
+            let hint = format!("it asks to be left alone for {} s", after.as_secs());
+            return Err(failure.error.with_hint(hint));
+        }
+        let pause = FIRST_PAUSE.saturating_mul(1 << (attempt - 1).min(10)).min(LONGEST_PAUSE);
+        tokio::time::sleep(after.unwrap_or_else(|| spread(pause))).await;
+        Ok(())
+    }
+
+    /// Asks once, apart from what it takes to log in.
+    pub(super) async fn once(&self, endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Answer, Failure> {
+        let attempt = || format!("ask {} for {}", endpoint.name, ask.name());
+        let answer = self.logged_in(endpoint, ask).await.map_err(|it| it.context(attempt))?;
+        match answer.status() {
+            status if status.is_success() => Ok(answer),
+            _ => Err(answer.refusal().await.context(attempt)),
+        }
+    }
+
+    async fn logged_in(&self, endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Answer, Failure> {
+        const LOGINS: usize = 2;
+        let mut logins = 0;
+        loop {
+            let header = self.auth.header(self, endpoint, ask.scope).await?;
+            let answer = self.found(endpoint, ask, header.as_ref()).await?;
+            if answer.status() != StatusCode::UNAUTHORIZED || answer.elsewhere || logins == LOGINS {
+                return Ok(answer);
+            }
+            logins += 1;
+            let again = self.auth.refused(endpoint, ask.scope, answer.headers(), header.as_ref());
+            if !again.await? {
+                return Ok(answer);
+            }
+            // Drained, the connection serves the next request.
+            let _ = answer.document(64 << 10).await;
+        }
+    }
+
+    /// Finds out whether the host speaks TLS, if that is not known.
+    async fn found(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask<'_>,
+        header: Option<&HeaderValue>,
+    ) -> Result<Answer, Failure> {
+        if let Some(scheme) = self.scheme(endpoint) {
+            return self.follow(endpoint, scheme, ask, header).await;
+        }
+        // On this machine, where it is no secret what is asked for. No header is known yet.
+        let plain = self.follow(endpoint, Scheme::Http, ask, None).await;
+        let scheme = match &plain {
+            // As servers of TLS answer who does not speak it.
+            Ok(answer) if answer.status() == StatusCode::BAD_REQUEST => None,
+            Err(Failure { remedy: Remedy::Again(_), .. }) => None,
+            Ok(_) => Some(Scheme::Http),
+            Err(_) => return plain,
+        };
+        let (answer, scheme) = match scheme {
+            Some(scheme) => (plain, scheme),
+            None => match self.follow(endpoint, Scheme::Https, ask, header).await {
+                Err(Failure { remedy: Remedy::WithoutTls | Remedy::Again(_), .. }) => return plain,
+                answer => (answer, Scheme::Https),
+            },
+        };
+        if answer.is_ok() {
+            let mut schemes = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
+            schemes.insert(endpoint.name.clone(), scheme);
+        }
+        answer
+    }
+
+    fn scheme(&self, endpoint: &Endpoint) -> Option<Scheme> {
+        if self.settings.plain.contains(&endpoint.name) {
+            return Some(Scheme::Http);
+        }
+        if !endpoint.is_loopback() || self.settings.identities.contains_key(&endpoint.name) {
+            return Some(Scheme::Https);
+        }
+        let schemes = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
+        schemes.get(&endpoint.name).copied()
+    }
+
+    /// Asks, and follows where it leads. Credentials stay behind.
+    async fn follow(
+        &self,
+        endpoint: &Endpoint,
+        scheme: Scheme,
+        ask: &Ask<'_>,
+        header: Option<&HeaderValue>,
+    ) -> Result<Answer, Failure> {
+        let home = endpoint.url(scheme, "/")?;
+        let mut url = match ask.target {
+            Target::Path(path) => endpoint.url(scheme, path)?,
+            Target::Address(url) => url.clone(),
+        };
+        for _ in 0..=MAX_REDIRECTS {
+            self.check_leads(&home, &url)?;
+            let at_home = url.origin() == home.origin();
+            let mut headers = ask.headers.clone();
+            if let Some(header) = header.filter(|_| at_home) {
+                headers.insert(AUTHORIZATION, header.clone());
+            }
+            let answer = self.exchange(ask.method.clone(), url, headers, ask.body()?).await?;
+            let Some(next) = redirection(&answer)? else {
+                return Ok(Answer { elsewhere: !at_home, ..answer });
+            };
+            url = next;
+        }
+        let message = format!("it redirects more than {MAX_REDIRECTS} times");
+        Err(Error::new(ErrorKind::Malformed, message).into())
+    }
+
+    /// Refuses to go from TLS to none.
+    fn check_leads(&self, home: &Url, url: &Url) -> Result<()> {
+        let host = url.host_str().unwrap_or_default();
+        let plain = url.scheme() == "http"
+            && (home.scheme() == "http"
+                || is_loopback(host)
+                || self.settings.plain.contains(&authority(url)));
+        if url.scheme() == "https" || plain {
+            return Ok(());
+        }
+        let message = format!("it leads to {}://{host}, away from TLS", url.scheme());
+        Err(Error::new(ErrorKind::SafetyViolation, message))
+    }
+
+    /// One request and its answer, whatever that is.
+    pub(super) async fn exchange(
+        &self,
+        method: Method,
+        url: Url,
+        headers: HeaderMap,
+        body: Option<Body>,
+    ) -> Result<Answer, Failure> {
+        let mut request = self.connection(&url)?.request(method, url).headers(headers);
+        if let Some(body) = body {
+            request = request.body(body);
+        }
+        let response = request.send().await.map_err(|err| explain(&err))?;
+        Ok(Answer { response, elsewhere: false })
+    }
+
+    fn connection(&self, url: &Url) -> Result<reqwest::Client> {
+        let key = format!("{}://{}", url.scheme(), authority(url));
+        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = connected.get(&key) {
+            return Ok(client.clone());
+        }
+        let client = self.connect(url)?;
+        connected.insert(key, client.clone());
+        Ok(client)
+    }
+
+    fn connect(&self, url: &Url) -> Result<reqwest::Client> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(USER_AGENT)
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .http1_only()
+            .connect_timeout(self.settings.connect_timeout)
+            .read_timeout(self.settings.read_timeout);
+        // A proxy can be spoken to by TLS also on the way to a host that is not, but few are; it costs milliseconds.
+        let identity = self.settings.identities.get(&authority(url));
+        builder = match url.scheme() {
+            "https" => builder.tls_backend_preconfigured(self.settings.trust.config(identity)?),
+            _ => builder.tls_backend_preconfigured(Trust::nobody()?),
+        };
+        builder = match &self.settings.proxy {
+            // It could not reach what is on this machine, unless it is there too.
+            Proxy::Environment if !url.host_str().is_some_and(is_loopback) => builder,
+            Proxy::Environment | Proxy::None => builder.no_proxy(),
+            Proxy::Given { address, except } => {
+                let proxy = reqwest::Proxy::all(address).map_err(|err| {
+                    Error::invalid(format!(
+                        "the proxy {:?} is no address",
+                        without_password(address)
+                    ))
+                    .with_hint(err.without_url().to_string())
+                })?;
+                builder.no_proxy().proxy(proxy.no_proxy(reqwest::NoProxy::from_string(except)))
+            }
+        };
+        builder.build().map_err(|err| {
+            let why = std::error::Error::source(&err).map(ToString::to_string);
+            Error::new(ErrorKind::Os, format!("set up connections: {}", why.unwrap_or_default()))
+        })
+    }
+}
+
+/// Host and port, as users write them.
+pub(super) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+fn without_password(address: &str) -> String {
+    match address.parse::<Url>() {
+        Ok(url) => format!("{}://{}", url.scheme(), authority(&url)),
+        Err(_) => address.rsplit('@').next().unwrap_or_default().to_owned(),
+    }
+}
+
+/// Where an answer leads. The method stays the same: nothing in the API is asked in another way there.
+fn redirection(answer: &Answer) -> Result<Option<Url>> {
+    let leads = matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    let Some(location) = answer.header(LOCATION).filter(|_| leads) else { return Ok(None) };
+    let next = answer.url().join(location);
+    next.map(Some).map_err(|err| {
+        Error::new(ErrorKind::Malformed, format!("it redirects to what is no address: {err}"))
+    })
+}
+
+/// Half to all of a pause, so that many who failed together do not come back together.
+fn spread(pause: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish() % 1000;
+    pause / 2 + pause / 2 * u32::try_from(random).unwrap_or(0) / 1000
+}

@@ -1,0 +1,89 @@
+//! The client of registries.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use super::builder::Builder;
+use super::client::Client;
+use super::pull::Pull;
+use super::runtime::Runtime;
+use crate::error::Result;
+use crate::image::Store;
+
+/// A client of any registry that an image's name leads to.
+///
+/// It remembers logins and keeps connections open, so one for the whole program is best. Clones are the same client.
+/// See [the module](super) for what it does to the process and whom it trusts.
+#[derive(Clone)]
+pub struct Registry(Arc<Inner>);
+
+struct Inner {
+    client: Arc<Client>,
+    runtime: OnceLock<Runtime>,
+}
+
+impl Registry {
+    /// A client without credentials.
+    ///
+    /// # Errors
+    ///
+    /// None so far.
+    pub fn new() -> Result<Self> {
+        Self::builder().build()
+    }
+
+    /// A client that is logged in wherever `docker login` or [`login`](Self::login) was; see [`Builder::docker_config`].
+    ///
+    /// # Errors
+    ///
+    /// None so far: what is wrong with the configuration shows where a registry asks for a login.
+    pub fn from_docker_config() -> Result<Self> {
+        Self::builder().docker_config().build()
+    }
+
+    /// Begins a client with other settings.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(super) fn new_with(client: Client) -> Self {
+        Self(Arc::new(Inner { client: Arc::new(client), runtime: OnceLock::new() }))
+    }
+
+    pub(super) fn client(&self) -> &Arc<Client> {
+        &self.0.client
+    }
+
+    /// The threads, started by whoever needs them first.
+    pub(super) fn runtime(&self) -> Result<&Runtime> {
+        if let Some(runtime) = self.0.runtime.get() {
+            return Ok(runtime);
+        }
+        let started = Runtime::start()?;
+        Ok(self.0.runtime.get_or_init(|| started))
+    }
+
+    /// Fetches the image `name` into `store`, unless it is there already: see [`Pull`].
+    ///
+    /// ```no_run
+    /// # fn main() -> coracle::Result<()> {
+    /// use coracle::image::Store;
+    /// use coracle::namespaces::Command;
+    /// use coracle::registry::Registry;
+    ///
+    /// let store = Store::open("images/")?;
+    /// let image = Registry::new()?.pull("debian:12", &store).blocking()?;
+    /// Command::new("/bin/sh").rootfs(&image.rootfs()?.ephemeral()?).status()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pull(&self, name: impl AsRef<str>, store: &Store) -> Pull {
+        Pull::new(self, name.as_ref(), store)
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Registry").field(&self.0.client).finish()
+    }
+}
