@@ -46,6 +46,7 @@ mod progress;
 mod pull;
 #[allow(clippy::module_inception, reason = "a file is named for its main type")]
 mod registry;
+mod remote_manifest;
 mod resolve;
 mod runtime;
 mod tls;
@@ -56,3 +57,4 @@ pub use operation::{Operation, Running};
 pub use progress::{Phase, Progress};
 pub use pull::Pull;
 pub use registry::Registry;
+pub use remote_manifest::RemoteManifest;

@@ -5,9 +5,11 @@ use std::sync::{Arc, OnceLock};
 
 use super::builder::Builder;
 use super::client::Client;
+use super::operation::Operation;
 use super::pull::Pull;
+use super::remote_manifest::RemoteManifest;
 use super::runtime::Runtime;
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::image::Store;
 
 /// A client of any registry that an image's name leads to.
@@ -79,6 +81,27 @@ impl Registry {
     /// ```
     pub fn pull(&self, name: impl AsRef<str>, store: &Store) -> Pull {
         Pull::new(self, name.as_ref(), store)
+    }
+
+    /// Fetches the manifest or index that `name` means, whatever it describes, and nothing that it names.
+    ///
+    /// ```no_run
+    /// # fn main() -> coracle::Result<()> {
+    /// let debian = coracle::registry::Registry::new()?.manifest("debian:12").blocking()?;
+    /// println!("{} for {:?}", debian.digest(), debian.platforms());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Pull`].
+    pub fn manifest(&self, name: impl AsRef<str>) -> Operation<RemoteManifest> {
+        let (client, name) = (Arc::clone(self.client()), name.as_ref().to_owned());
+        Operation::new(self, async move {
+            let found = RemoteManifest::fetch(&client, &name).await;
+            found.context(|| format!("fetch the manifest of {name}"))
+        })
     }
 }
 

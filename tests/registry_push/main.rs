@@ -1,0 +1,8 @@
+//! What goes to a registry: images, artifacts and copies, and what is there.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod fixture;
+mod manifests;
