@@ -9,6 +9,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Url};
 use serde::Deserialize;
 
+use super::answer::Answer;
 use super::challenge::Challenge;
 use super::client::Client;
 use super::credentials::Credentials;
@@ -37,13 +38,12 @@ impl Scope {
     }
 
     /// The list of repositories.
-    #[expect(dead_code, reason = "push and login come next")]
+    #[expect(dead_code, reason = "tags and search come next")]
     pub(super) fn catalog() -> Self {
         Self("registry:catalog:*".to_owned())
     }
 
     /// Nothing in particular.
-    #[expect(dead_code, reason = "push and login come next")]
     pub(super) fn none() -> Self {
         Self::default()
     }
@@ -83,6 +83,8 @@ impl fmt::Debug for Host {
 struct Token {
     header: HeaderValue,
     good_until: Instant,
+    /// To be exchanged for others, if one was wanted and the server gives any.
+    identity: Option<String>,
 }
 
 impl Auth {
@@ -92,7 +94,6 @@ impl Auth {
     }
 
     /// Forgets what it knows of a host.
-    #[expect(dead_code, reason = "push and login come next")]
     pub(super) fn forget(&self, name: &str) {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
@@ -123,20 +124,15 @@ impl Auth {
                 if let Some(token) = known.filter(|token| token.good_until > Instant::now()) {
                     return Ok(Some(token.header.clone()));
                 }
-                let token = fetch(
-                    client,
+                let ask = TokenRequest {
                     endpoint,
-                    &realm,
-                    service.as_deref(),
+                    realm: &realm,
+                    service: service.as_deref(),
                     scope,
-                    credentials.as_ref(),
-                );
-                let token = token.await.map_err(|failure| {
-                    failure.context(|| {
-                        let server = realm.host_str().unwrap_or_default();
-                        format!("get a token for the registry {} from {server}", endpoint.name)
-                    })
-                })?;
+                    credentials: credentials.as_ref(),
+                    offline: false,
+                };
+                let token = ask.send(client).await?;
                 let header = token.header.clone();
                 host.tokens.insert(scope.clone(), token);
                 Ok(Some(header))
@@ -167,6 +163,26 @@ impl Auth {
         let bearer = matches!(challenge, Challenge::Bearer { .. });
         host.challenge = Some(challenge);
         Ok(changed || used.is_none() || bearer)
+    }
+}
+
+/// Answers a challenge with credentials that are not kept yet. Returns the header that lets a request in, and the identity
+/// token that the token server may have given for them.
+pub(super) async fn answer(
+    client: &Client,
+    endpoint: &Endpoint,
+    challenge: &Challenge,
+    credentials: &Credentials,
+) -> Result<(Option<HeaderValue>, Option<String>), Failure> {
+    match challenge {
+        Challenge::Basic => Ok((basic(endpoint, Some(credentials))?, None)),
+        Challenge::Bearer { realm, service } => {
+            let (service, scope) = (service.as_deref(), &Scope::none());
+            let credentials = Some(credentials);
+            let ask = TokenRequest { endpoint, realm, service, scope, credentials, offline: true };
+            let token = ask.send(client).await?;
+            Ok((Some(token.header), token.identity))
+        }
     }
 }
 
@@ -234,72 +250,95 @@ struct Granted {
     access_token: Option<String>,
     #[serde(default)]
     expires_in: Option<u64>,
+    #[serde(default)]
+    refresh_token: Option<String>,
 }
 
-/// Asks a token server: <https://distribution.github.io/distribution/spec/auth/token/>.
-async fn fetch(
-    client: &Client,
-    endpoint: &Endpoint,
-    realm: &Url,
-    service: Option<&str>,
-    scope: &Scope,
-    credentials: Option<&Credentials>,
-) -> Result<Token, Failure> {
-    if credentials.is_some() {
-        check_realm(client, endpoint, realm)?;
+/// What is asked of a token server: <https://distribution.github.io/distribution/spec/auth/token/>.
+struct TokenRequest<'a> {
+    endpoint: &'a Endpoint,
+    realm: &'a Url,
+    service: Option<&'a str>,
+    scope: &'a Scope,
+    credentials: Option<&'a Credentials>,
+    /// Whether an identity token is wanted, too.
+    offline: bool,
+}
+
+impl TokenRequest<'_> {
+    async fn send(&self, client: &Client) -> Result<Token, Failure> {
+        self.fetch(client).await.map_err(|failure| {
+            failure.context(|| {
+                let server = self.realm.host_str().unwrap_or_default();
+                format!("get a token for the registry {} from {server}", self.endpoint.name)
+            })
+        })
     }
-    let asked = Instant::now();
-    let mut url = realm.clone();
-    let mut query = Vec::new();
-    query.extend(service.map(|service| ("service", service)));
-    let mut headers = HeaderMap::new();
-    let answer = match credentials {
-        Some(Credentials::IdentityToken(token)) => {
+
+    async fn fetch(&self, client: &Client) -> Result<Token, Failure> {
+        if self.credentials.is_some() {
+            check_realm(client, self.endpoint, self.realm)?;
+        }
+        let asked = Instant::now();
+        let answer = self.ask(client).await?;
+        if !answer.status().is_success() {
+            let refused = matches!(answer.status().as_u16(), 400 | 401 | 403);
+            let failure = answer.refusal().await;
+            if !refused {
+                return Err(failure);
+            }
+            let hint = match self.credentials {
+                Some(_) => "user name or password are wrong, or the user may not do this",
+                None => "log in (Registry::login, or `docker login`)",
+            };
+            let error = failure.error.with_kind(ErrorKind::PermissionDenied).with_hint(hint);
+            return Err(error.into());
+        }
+        let granted: Granted = answer.json(MAX_TOKEN).await?;
+        let token = granted.token.or(granted.access_token).filter(|token| !token.is_empty());
+        let token = token.ok_or_else(|| {
+            Error::new(ErrorKind::Malformed, "the token server's answer has no token in it")
+        })?;
+        let header = HeaderValue::try_from(format!("Bearer {token}"));
+        let mut header = header.map_err(|_| {
+            Error::new(
+                ErrorKind::Malformed,
+                "the token has characters in it that a header cannot have",
+            )
+        })?;
+        header.set_sensitive(true);
+        let life = granted.expires_in.map_or(TOKEN_LIFE, Duration::from_secs);
+        // A request on its way should not see it expire.
+        let good_until = asked.checked_add(life - life / 10).unwrap_or(asked);
+        let identity = granted.refresh_token.filter(|token| self.offline && !token.is_empty());
+        Ok(Token { header, good_until, identity })
+    }
+
+    async fn ask(&self, client: &Client) -> Result<Answer, Failure> {
+        let mut url = self.realm.clone();
+        let mut query = Vec::new();
+        query.extend(self.service.map(|service| ("service", service)));
+        let mut headers = HeaderMap::new();
+        if let Some(Credentials::IdentityToken(token)) = self.credentials {
             query.extend([("grant_type", "refresh_token"), ("client_id", CLIENT_ID)]);
-            query.extend([("scope", scope.0.as_str()), ("refresh_token", token.as_str())]);
+            query.extend([("scope", self.scope.0.as_str()), ("refresh_token", token.as_str())]);
             // A form's encoding is a query's.
             let mut form = url.clone();
             form.query_pairs_mut().clear().extend_pairs(query);
             let body = form.query().unwrap_or_default().to_owned();
             let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
             headers.insert(CONTENT_TYPE, form_type);
-            client.exchange(Method::POST, url, headers, Some(body.into())).await?
+            return client.exchange(Method::POST, url, headers, Some(body.into())).await;
         }
-        password => {
-            query.extend(scope.each().map(|scope| ("scope", scope)));
-            if let Some(Credentials::Password { user, password }) = password {
-                query.push(("account", user));
-                headers.insert(reqwest::header::AUTHORIZATION, basic_header(user, password)?);
+        query.extend(self.scope.each().map(|scope| ("scope", scope)));
+        if let Some(Credentials::Password { user, password }) = self.credentials {
+            query.push(("account", user));
+            if self.offline {
+                query.extend([("offline_token", "true"), ("client_id", CLIENT_ID)]);
             }
-            url.query_pairs_mut().extend_pairs(query);
-            client.exchange(Method::GET, url, headers, None).await?
+            headers.insert(reqwest::header::AUTHORIZATION, basic_header(user, password)?);
         }
-    };
-    if !answer.status().is_success() {
-        let refused = matches!(answer.status().as_u16(), 400 | 401 | 403);
-        let failure = answer.refusal().await;
-        if !refused {
-            return Err(failure);
-        }
-        let hint = match credentials {
-            Some(_) => "user name or password are wrong, or the user may not do this",
-            None => "log in (Registry::login, or `docker login`)",
-        };
-        let error = failure.error.with_kind(ErrorKind::PermissionDenied).with_hint(hint);
-        return Err(error.into());
+        url.query_pairs_mut().extend_pairs(query);
+        client.exchange(Method::GET, url, headers, None).await
     }
-    let granted: Granted = answer.json(MAX_TOKEN).await?;
-    let token = granted.token.or(granted.access_token).filter(|token| !token.is_empty());
-    let token = token.ok_or_else(|| {
-        Error::new(ErrorKind::Malformed, "the token server's answer has no token in it")
-    })?;
-    let header = HeaderValue::try_from(format!("Bearer {token}"));
-    let mut header = header.map_err(|_| {
-        Error::new(ErrorKind::Malformed, "the token has characters in it that a header cannot have")
-    })?;
-    header.set_sensitive(true);
-    let life = granted.expires_in.map_or(TOKEN_LIFE, Duration::from_secs);
-    // A request on its way should not see it expire.
-    let good_until = asked.checked_add(life - life / 10).unwrap_or(asked);
-    Ok(Token { header, good_until })
 }

@@ -1,6 +1,7 @@
 //! How registries are spoken to.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::{Client, Proxy, Settings};
@@ -28,7 +29,9 @@ use crate::error::{Context, Result};
 #[derive(Debug, Default)]
 #[must_use]
 pub struct Builder {
-    credentials: CredentialSource,
+    credentials: HashMap<String, Credentials>,
+    docker_config: bool,
+    helper_timeout: Option<Duration>,
     authorities: Vec<Vec<u8>>,
     identities: Vec<(String, Vec<u8>, Secret)>,
     proxy: Option<Proxy>,
@@ -53,14 +56,20 @@ impl std::fmt::Debug for Secret {
 impl Builder {
     /// Logs in to a registry with these, before what Docker's configuration says.
     pub fn credentials(mut self, host: impl Into<String>, credentials: Credentials) -> Self {
-        self.credentials.given.insert(host.into(), credentials);
+        self.credentials.insert(host.into(), credentials);
         self
     }
 
     /// Takes credentials from Docker's `config.json` (in `$DOCKER_CONFIG` or `~/.docker`), and from the helper programs
-    /// that it names. It is read anew for each registry that asks for a login.
+    /// that it names. It is read anew for each registry that asks for a login. [`Registry::login`] keeps credentials there.
     pub fn docker_config(mut self) -> Self {
-        self.credentials.docker = true;
+        self.docker_config = true;
+        self
+    }
+
+    /// How long a credential helper may take, which may have to ask somebody; 2 minutes if it is not said.
+    pub fn helper_timeout(mut self, timeout: Duration) -> Self {
+        self.helper_timeout = Some(timeout);
         self
     }
 
@@ -163,8 +172,11 @@ impl Builder {
             let identity = identity.context(|| format!("use a certificate for {host}"))?;
             identities.insert(host, identity);
         }
+        let helper_timeout = self.helper_timeout.unwrap_or(Duration::from_secs(120));
+        let credentials =
+            CredentialSource::new(self.credentials, self.docker_config, helper_timeout);
         let settings = Settings {
-            credentials: self.credentials,
+            credentials: Arc::new(credentials),
             trust,
             identities,
             proxy: self.proxy.unwrap_or(Proxy::Environment),

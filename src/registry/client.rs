@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// What a [`Builder`](super::Builder) has been told.
 #[derive(Debug)]
 pub(super) struct Settings {
-    pub(super) credentials: CredentialSource,
+    pub(super) credentials: Arc<CredentialSource>,
     pub(super) trust: Trust,
     /// By host and port.
     pub(super) identities: HashMap<String, Identity>,
@@ -129,7 +129,6 @@ impl Client {
         &self.settings
     }
 
-    #[expect(dead_code, reason = "push and login come next")]
     pub(super) fn auth(&self) -> &Auth {
         &self.auth
     }
@@ -142,10 +141,26 @@ impl Client {
     }
 
     pub(super) async fn credentials(&self, host: &str) -> Result<Option<Credentials>> {
-        let (source, host) = (self.settings.credentials.clone(), host.to_owned());
-        // It may run a program.
-        let found = tokio::task::spawn_blocking(move || source.find(&host)).await;
-        found.unwrap_or_else(|_| Err(Error::new(ErrorKind::InvalidState, "its thread has ended")))
+        let wanted = host.to_owned();
+        let found = self.with_credentials(move |source| source.find(&wanted));
+        match tokio::time::timeout(self.settings.credentials.helper_timeout(), found).await {
+            Ok(found) => found,
+            Err(_) => Err(Error::new(
+                ErrorKind::TimedOut,
+                format!("the credential helper for {host} did not answer in time"),
+            )
+            .with_hint("it may wait for someone to unlock what it keeps")),
+        }
+    }
+
+    /// Does something with credentials on another thread: it may run a program.
+    pub(super) async fn with_credentials<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&CredentialSource) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let source = Arc::clone(&self.settings.credentials);
+        let done = tokio::task::spawn_blocking(move || run(&source)).await;
+        done.unwrap_or_else(|_| Err(Error::new(ErrorKind::InvalidState, "its thread has ended")))
     }
 
     /// Asks until there is an answer or no hope, and returns it if it says that all is well.
@@ -205,8 +220,9 @@ impl Client {
         }
     }
 
-    /// Finds out whether the host speaks TLS, if that is not known.
-    async fn found(
+    /// Asks without logging in, but with this header if there is one. Finds out whether the host speaks TLS, if that is
+    /// not known.
+    pub(super) async fn found(
         &self,
         endpoint: &Endpoint,
         ask: &Ask<'_>,

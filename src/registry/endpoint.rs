@@ -10,6 +10,22 @@ use crate::error::{Error, Result};
 pub(super) const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_API: &str = "registry-1.docker.io";
 
+/// The registry that is meant where its host may be written as an address, or as one of Docker Hub's.
+pub(super) fn registry_host(text: &str) -> Result<String> {
+    let host = ["https://", "http://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+    let host = host.unwrap_or(text).split('/').next().unwrap_or_default();
+    if matches!(host, "index.docker.io" | DOCKER_HUB_API) {
+        return Ok(DOCKER_HUB.to_owned());
+    }
+    let known = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
+    let endpoint = Endpoint::registry(host);
+    if host.is_empty() || !host.chars().all(known) || endpoint.url(Scheme::Https, "/").is_err() {
+        return Err(Error::invalid(format!("{text:?} names no registry"))
+            .with_hint("a registry is named by its host, and its port if it has one"));
+    }
+    Ok(endpoint.name)
+}
+
 /// A host that serves a registry's API: the registry itself or a mirror.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Endpoint {
@@ -101,6 +117,26 @@ mod tests {
         assert_eq!(url("localhost:5000").unwrap(), "https://localhost:5000/v2/");
         assert_eq!(url("[::1]:5000").unwrap(), "https://[::1]:5000/v2/");
         assert!(url("a b").is_err());
+    }
+
+    #[test]
+    fn registries_are_known_in_every_form() {
+        for (text, host) in [
+            ("docker.io", Some("docker.io")),
+            ("https://index.docker.io/v1/", Some("docker.io")),
+            ("registry-1.docker.io", Some("docker.io")),
+            ("http://registry.example.com:5000/v2/", Some("registry.example.com:5000")),
+            ("[::1]:5000", Some("[::1]:5000")),
+            ("localhost", Some("localhost")),
+            ("", None),
+            ("/v2/", None),
+            ("https://", None),
+            ("anna:secret@example.com", None),
+            ("a b", None),
+            ("host:port", None),
+        ] {
+            assert_eq!(registry_host(text).ok().as_deref(), host, "{text}");
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::builder::Builder;
 use super::client::Client;
+use super::credentials::{Credentials, Kept};
+use super::login;
 use super::operation::Operation;
 use super::pull::Pull;
 use super::remote_manifest::RemoteManifest;
@@ -102,6 +104,43 @@ impl Registry {
             let found = RemoteManifest::fetch(&client, &name).await;
             found.context(|| format!("fetch the manifest of {name}"))
         })
+    }
+
+    /// Logs in to a registry: shows it the credentials, and if it takes them keeps them for this client and its clones, in place
+    /// of others. With [`Builder::docker_config`] they are kept where Docker's tools keep theirs, and found by those and
+    /// by later clients: in `config.json`, or by the credential helper that it names for this registry. Without, they are kept in
+    /// memory only.
+    ///
+    /// The registry is named by its host, and its port if it has one; `docker.io` is Docker Hub. If its token
+    /// server gives an identity token for the password, that is kept in the password's place. One that asks nobody to log in
+    /// is not shown anything, and takes all.
+    ///
+    /// # Errors
+    ///
+    /// `PermissionDenied` if it does not take them; those of [`Pull`] if it cannot be asked. `Malformed` if `config.json`
+    /// cannot be read, which is then left as it is; `Unavailable` or `TimedOut` if the helper fails.
+    ///
+    /// ```no_run
+    /// use coracle::registry::{Credentials, Registry};
+    ///
+    /// let registry = Registry::from_docker_config()?;
+    /// let kept = registry.login("registry.example.com", Credentials::password("anna", "secret")).blocking()?;
+    /// println!("kept in {kept:?}");
+    /// # Ok::<(), coracle::Error>(())
+    /// ```
+    pub fn login(&self, host: impl Into<String>, credentials: Credentials) -> Operation<Kept> {
+        Operation::new(self, login::login(Arc::clone(self.client()), host.into(), credentials))
+    }
+
+    /// Logs out of a registry: forgets the credentials that there are for it in this client and, with
+    /// [`Builder::docker_config`], in `config.json` and its credential helper. Says whether there were any. The registry is
+    /// not asked.
+    ///
+    /// # Errors
+    ///
+    /// `Malformed` if `config.json` cannot be read; `Unavailable` or `TimedOut` if the helper fails.
+    pub fn logout(&self, host: impl Into<String>) -> Operation<bool> {
+        Operation::new(self, login::logout(Arc::clone(self.client()), host.into()))
     }
 }
 
