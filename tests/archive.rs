@@ -500,6 +500,30 @@ fn capabilities_and_lists_are_kept() {
 }
 
 #[test]
+fn numbers_that_are_left_blank_are_zero() {
+    let target = Target::new("blank");
+    for blank in [0, b' '] {
+        let mut tar = Tar::new();
+        tar.entry(
+            "f",
+            EntryType::Regular,
+            |header| {
+                let old = header.as_old_mut();
+                (old.mode, old.mtime) = ([blank; 8], [blank; 12]);
+                (old.uid, old.gid) = ([blank; 8], [blank; 8]);
+            },
+            b"x",
+        );
+        target.unpack(&tar.end()).unwrap();
+        let meta = fs::metadata(target.path("f")).unwrap();
+        assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0, 0));
+        if geteuid().is_root() {
+            assert_eq!((meta.uid(), meta.gid()), (0, 0));
+        }
+    }
+}
+
+#[test]
 fn ids_large_and_small_are_those_of_the_archive() {
     require!(common::root());
     let target = Target::new("ids");

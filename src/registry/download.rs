@@ -112,7 +112,8 @@ impl Download<'_> {
             }
         };
         self.reporter.tell(digest, Phase::Transferring, *at, size);
-        while let Some(mut piece) = answer.piece().await? {
+        let reading = || format!("read what {} sends for {path}", source.name);
+        while let Some(mut piece) = answer.piece().await.map_err(|it| it.context(reading))? {
             if skip > 0 {
                 let skipped = piece.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
                 skip -= piece.split_to(skipped).len() as u64;

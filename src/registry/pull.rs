@@ -1,6 +1,7 @@
 //! Images from a registry into a store.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::future::IntoFuture;
 use std::sync::Arc;
 use std::thread;
@@ -162,14 +163,19 @@ impl Work {
         let store = self.store.clone();
         let (unpack, at_once) = (self.unpack, self.at_once);
         let intake = disk(move || Intake::new(&store, unpack, at_once)).await?;
+        let (alive, mut ended) = mpsc::channel(1);
         let fetch = Fetch {
+            alive,
             sources: self.client.sources(reference.registry()),
             reference,
             intake: Arc::new(intake),
             slots: Arc::new(Semaphore::new(self.at_once)),
             work: Arc::new(self),
         };
-        fetch.image(root).await
+        let image = fetch.image(root).await;
+        // Of those that were broken off nothing is left when this returns.
+        let None = ended.recv().await;
+        image
     }
 
     /// The image, if the store has all that is wanted of it.
@@ -195,6 +201,8 @@ struct Fetch {
     sources: Vec<Endpoint>,
     intake: Arc<Intake>,
     slots: Arc<Semaphore>,
+    /// Held by whoever works on it.
+    alive: mpsc::Sender<Infallible>,
 }
 
 impl Fetch {
@@ -281,6 +289,8 @@ impl Fetch {
                 format!("it has {} bytes: no document has over {MAX_DOCUMENT}", blob.size);
             return Err(Error::new(ErrorKind::Malformed, message)).context(attempt);
         }
+        let flight = flight::of(self.work.store.path(), blob.digest);
+        let _alone = flight.lock().await;
         let intake = Arc::clone(&self.intake);
         let stored = disk(move || match intake.has(&blob)? {
             true => intake.stored_document(&blob).map(Some),
@@ -289,12 +299,15 @@ impl Fetch {
         let bytes = match stored.await.context(attempt)? {
             Some(bytes) => bytes,
             None => {
-                let (reporter, mut sink) = (Reporter::default(), Sink::Memory(Vec::new()));
-                self.download(blob, &reporter).run(&mut sink).await.context(attempt)?;
-                let Sink::Memory(bytes) = sink else { return Err(broken_off()) };
-                let intake = Arc::clone(&self.intake);
-                let kept = disk(move || intake.document(blob, &bytes).map(|()| bytes));
-                kept.await.context(attempt)?
+                let mut sources = &*self.sources;
+                loop {
+                    match (self.fetch_document(blob, sources).await, sources) {
+                        (Err(err), [_, others @ ..]) if is_damaged(&err, others) => {
+                            sources = others;
+                        }
+                        (bytes, _) => break bytes.context(attempt)?,
+                    }
+                }
             }
         };
         let config = Config::parse(&bytes).context(attempt)?;
@@ -307,9 +320,22 @@ impl Fetch {
         Ok(config)
     }
 
-    fn download<'a>(&'a self, blob: Blob, reporter: &'a Reporter) -> Download<'a> {
-        let (client, sources) = (&*self.work.client, &*self.sources);
-        Download { client, sources, repository: self.reference.repository(), blob, reporter }
+    async fn fetch_document(&self, blob: Blob, sources: &[Endpoint]) -> Result<Vec<u8>> {
+        let (reporter, mut sink) = (Reporter::default(), Sink::Memory(Vec::new()));
+        self.download(blob, sources, &reporter).run(&mut sink).await?;
+        let Sink::Memory(bytes) = sink else { return Err(broken_off()) };
+        let intake = Arc::clone(&self.intake);
+        disk(move || intake.document(blob, &bytes).map(|()| bytes)).await
+    }
+
+    fn download<'a>(
+        &'a self,
+        blob: Blob,
+        sources: &'a [Endpoint],
+        reporter: &'a Reporter,
+    ) -> Download<'a> {
+        let (client, repository) = (&*self.work.client, self.reference.repository());
+        Download { client, sources, repository, blob, reporter }
     }
 
     /// Fetches all layers that are missing, side by side. The first failure breaks all off.
@@ -350,9 +376,20 @@ impl Fetch {
             reporter.tell(blob.digest, Phase::Present, blob.size, blob.size);
             return Ok(());
         }
+        let mut sources = &*self.sources;
+        loop {
+            match (self.fetch_layer(blob, sources).await, sources) {
+                (Err(err), [_, others @ ..]) if is_damaged(&err, others) => sources = others,
+                (fetched, _) => return fetched,
+            }
+        }
+    }
+
+    async fn fetch_layer(&self, blob: Blob, sources: &[Endpoint]) -> Result<()> {
+        let reporter = &self.work.reporter;
         let (pieces, stored) = self.store(blob)?;
         let mut sink = Sink::Thread(pieces);
-        let sent = self.download(blob, reporter).run(&mut sink).await;
+        let sent = self.download(blob, sources, reporter).run(&mut sink).await;
         drop(sink);
         if sent.is_ok() {
             reporter.tell(blob.digest, Phase::Unpacking, blob.size, blob.size);
@@ -370,7 +407,7 @@ impl Fetch {
     fn store(&self, blob: Blob) -> Result<(mpsc::Sender<Bytes>, oneshot::Receiver<Result<()>>)> {
         let (sender, mut receiver) = mpsc::channel::<Bytes>(PIECES);
         let (done, stored) = oneshot::channel();
-        let intake = Arc::clone(&self.intake);
+        let (intake, alive) = (Arc::clone(&self.intake), self.alive.clone());
         let store = move || {
             let mut missing = blob.size;
             let result = intake.layer(blob, || match receiver.blocking_recv() {
@@ -381,13 +418,18 @@ impl Fetch {
                 None if missing == 0 => Ok(None),
                 None => Err(broken_off()),
             });
-            drop(intake);
+            drop((intake, alive));
             let _ = done.send(result);
         };
         let thread = thread::Builder::new().name("coracle-layer".into()).spawn(store);
         thread.context(|| "start a thread")?;
         Ok((sender, stored))
     }
+}
+
+/// Whether a source sent something else than it should, and others may not.
+fn is_damaged(err: &Error, others: &[Endpoint]) -> bool {
+    err.kind() == ErrorKind::Malformed && !others.is_empty()
 }
 
 fn broken_off() -> Error {

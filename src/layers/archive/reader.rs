@@ -256,11 +256,14 @@ impl<R: BufRead> Reader<R> {
                 _ => Err(malformed(format!("its {name} {id} is none that Linux has"))),
             }
         };
-        let mode = header.mode().map_err(|err| field("mode", &err))? & 0o7777;
+        let mode = or_blank(header.mode(), &header.as_old().mode)
+            .map_err(|err| field("mode", &err))?
+            & 0o7777;
         let mtime = match records.time("mtime")? {
             Some(mtime) => mtime,
             None => {
-                let seconds = header.mtime().map_err(|err| field("time", &err))?;
+                let seconds = or_blank(header.mtime(), &header.as_old().mtime);
+                let seconds = seconds.map_err(|err| field("time", &err))?;
                 // Numbers in base 256 may be negative, in two's complement.
                 Time { seconds: seconds.cast_signed(), nanoseconds: 0 }
             }
@@ -282,7 +285,9 @@ impl<R: BufRead> Reader<R> {
         if let Some(regions) = &regions {
             check_regions(regions, size, self.left)?;
         }
-        let (uid, gid) = (id("uid", header.uid())?, id("gid", header.gid())?);
+        let old = header.as_old();
+        let uid = id("uid", or_blank(header.uid(), &old.uid))?;
+        let gid = id("gid", or_blank(header.gid(), &old.gid))?;
         Ok(Entry { path, kind, uid, gid, mode, mtime, xattrs: xattrs(records)?, size, regions })
     }
 
@@ -527,6 +532,14 @@ fn cut_short() -> Error {
 
 fn field(name: &str, err: &io::Error) -> Error {
     malformed(format!("its {name} is damaged: {err}"))
+}
+
+/// A number that was left out, as some tools do and all read it.
+fn or_blank<T: Default>(read: io::Result<T>, field: &[u8]) -> io::Result<T> {
+    match field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        true => Ok(T::default()),
+        false => read,
+    }
 }
 
 fn check_regions(regions: &[(u64, u64)], size: u64, content: u64) -> Result<()> {
