@@ -87,7 +87,7 @@ impl Store {
     }
 }
 
-fn check_size(blob: &Blob, found: u64) -> Result<()> {
+pub(super) fn check_size(blob: &Blob, found: u64) -> Result<()> {
     if found == blob.size {
         return Ok(());
     }
@@ -96,7 +96,7 @@ fn check_size(blob: &Blob, found: u64) -> Result<()> {
     Err(malformed(format!("the blob {digest} {how}: it has {found} bytes and should have {size}")))
 }
 
-fn check_digest(expected: Digest, found: Digest) -> Result<()> {
+pub(super) fn check_digest(expected: Digest, found: Digest) -> Result<()> {
     if found == expected {
         return Ok(());
     }

@@ -33,6 +33,8 @@ mod listing;
 mod lock;
 mod manifest;
 mod names;
+#[cfg(feature = "registry")]
+mod outgoing;
 mod pattern;
 mod pin;
 mod platform;
@@ -66,6 +68,8 @@ pub(crate) use manifest::{DocumentKind, Index, media_type};
 pub use names::Removed;
 /// The specification's types, in its words: descriptors, media types, manifests and configurations.
 pub use oci_spec::image as spec;
+#[cfg(feature = "registry")]
+pub(crate) use outgoing::{Checker, Document, Extent, Outgoing, holders};
 pub use platform::Platform;
 pub use reference::Reference;
 pub use squash::Squash;

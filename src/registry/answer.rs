@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use std::time::{Duration, SystemTime};
 
-use super::failure::{Failure, Remedy, explain};
+use super::failure::{Failure, Remedy, explain, too_late};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What is read of an answer that only says why not.
@@ -19,6 +19,8 @@ const SHOWN: usize = 200;
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) response: Response,
+    /// How long nothing may come.
+    pub(super) patience: Duration,
     /// Another host than was asked answers.
     pub(super) elsewhere: bool,
 }
@@ -52,7 +54,10 @@ impl Answer {
 
     /// The next piece of the body; `None` at its end.
     pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, Failure> {
-        self.response.chunk().await.map_err(|err| explain(&err))
+        match tokio::time::timeout(self.patience, self.response.chunk()).await {
+            Ok(piece) => piece.map_err(|err| explain(&err)),
+            Err(_) => Err(too_late()),
+        }
     }
 
     /// The whole body. More than `limit` bytes are an error, and never held.

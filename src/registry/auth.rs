@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Url};
 use serde::Deserialize;
@@ -32,7 +33,6 @@ impl Scope {
         Self(format!("repository:{repository}:pull"))
     }
 
-    #[expect(dead_code, reason = "push and login come next")]
     pub(super) fn push(repository: &str) -> Self {
         Self(format!("repository:{repository}:pull,push"))
     }
@@ -50,7 +50,6 @@ impl Scope {
 
     /// Both.
     #[must_use]
-    #[expect(dead_code, reason = "push and login come next")]
     pub(super) fn and(self, other: &Self) -> Self {
         Self(format!("{} {}", self.0, other.0))
     }
@@ -328,7 +327,8 @@ impl TokenRequest<'_> {
             let body = form.query().unwrap_or_default().to_owned();
             let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
             headers.insert(CONTENT_TYPE, form_type);
-            return client.exchange(Method::POST, url, headers, Some(body.into())).await;
+            let body = Bytes::from(body).into();
+            return client.exchange(Method::POST, url, headers, Some(body)).await;
         }
         query.extend(self.scope.each().map(|scope| ("scope", scope)));
         if let Some(Credentials::Password { user, password }) = self.credentials {

@@ -1,7 +1,10 @@
 //! Requests: to the right address, with the right credentials, and again where that may help.
 
 use std::collections::{HashMap, HashSet};
+use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +16,7 @@ use super::answer::Answer;
 use super::auth::{Auth, Scope};
 use super::credentials::{CredentialSource, Credentials};
 use super::endpoint::{Endpoint, Scheme, is_loopback};
-use super::failure::{Failure, Remedy, explain};
+use super::failure::{Failure, Remedy, explain, too_late};
 use super::tls::{Identity, Trust};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -68,7 +71,6 @@ pub(super) struct Ask<'a> {
 #[derive(Clone, Copy)]
 pub(super) enum Target<'a> {
     Path(&'a str),
-    #[expect(dead_code, reason = "push and login come next")]
     Address(&'a Url),
 }
 
@@ -76,10 +78,44 @@ pub(super) enum Target<'a> {
 #[derive(Clone, Copy)]
 pub(super) enum Content<'a> {
     None,
-    #[expect(dead_code, reason = "push and login come next")]
     Bytes(&'a Bytes),
-    #[expect(dead_code, reason = "push and login come next")]
-    Made(&'a (dyn Fn() -> Result<Body> + Sync)),
+    Made(&'a (dyn Fn() -> Result<Streamed> + Sync)),
+}
+
+/// A body that may take its time, as long as it goes on.
+#[derive(Debug)]
+pub(super) struct Streamed {
+    pub(super) body: Body,
+    pub(super) pulse: Pulse,
+}
+
+impl From<Bytes> for Streamed {
+    fn from(bytes: Bytes) -> Self {
+        Self { body: bytes.into(), pulse: Pulse::default() }
+    }
+}
+
+/// Beats whenever something goes out.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pulse(Arc<AtomicU64>);
+
+impl Pulse {
+    pub(super) fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Waits for what `work` comes to, unless it takes longer than that without a beat.
+    async fn watch<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        loop {
+            let before = self.0.load(Ordering::Relaxed);
+            match tokio::time::timeout(limit, work.as_mut()).await {
+                Ok(done) => return Some(done),
+                Err(_) if self.0.load(Ordering::Relaxed) != before => {}
+                Err(_) => return None,
+            }
+        }
+    }
 }
 
 impl<'a> Ask<'a> {
@@ -92,7 +128,7 @@ impl<'a> Ask<'a> {
         Self::new(Method::GET, path, scope)
     }
 
-    fn body(&self) -> Result<Option<Body>> {
+    fn body(&self) -> Result<Option<Streamed>> {
         match self.body {
             Content::None => Ok(None),
             Content::Bytes(bytes) => Ok(Some(bytes.clone().into())),
@@ -201,7 +237,12 @@ impl Client {
         }
     }
 
-    async fn logged_in(&self, endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Answer, Failure> {
+    /// [`once`](Self::once), whatever the answer says.
+    pub(super) async fn logged_in(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask<'_>,
+    ) -> Result<Answer, Failure> {
         const LOGINS: usize = 2;
         let mut logins = 0;
         loop {
@@ -315,14 +356,19 @@ impl Client {
         method: Method,
         url: Url,
         headers: HeaderMap,
-        body: Option<Body>,
+        body: Option<Streamed>,
     ) -> Result<Answer, Failure> {
         let mut request = self.connection(&url)?.request(method, url).headers(headers);
-        if let Some(body) = body {
-            request = request.body(body);
+        let mut pulse = Pulse::default();
+        if let Some(streamed) = body {
+            (request, pulse) = (request.body(streamed.body), streamed.pulse);
         }
-        let response = request.send().await.map_err(|err| explain(&err))?;
-        Ok(Answer { response, elsewhere: false })
+        let patience = self.settings.read_timeout;
+        match pulse.watch(patience, request.send()).await {
+            Some(Ok(response)) => Ok(Answer { response, patience, elsewhere: false }),
+            Some(Err(err)) => Err(explain(&err)),
+            None => Err(too_late()),
+        }
     }
 
     fn connection(&self, url: &Url) -> Result<reqwest::Client> {
@@ -342,8 +388,8 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .http1_only()
-            .connect_timeout(self.settings.connect_timeout)
-            .read_timeout(self.settings.read_timeout);
+            // The client's own limit of reading would count from when an upload begins.
+            .connect_timeout(self.settings.connect_timeout);
         // A proxy can be spoken to by TLS also on the way to a host that is not, but few are; it costs milliseconds.
         let identity = self.settings.identities.get(&authority(url));
         builder = match url.scheme() {

@@ -60,10 +60,7 @@ pub(super) fn explain(err: &reqwest::Error) -> Failure {
         return explain_tls(tls);
     }
     if err.is_timeout() {
-        return Failure::again(
-            Error::new(ErrorKind::TimedOut, "it did not answer in time")
-                .with_hint("Builder::read_timeout and connect_timeout set how long is waited"),
-        );
+        return too_late();
     }
     let os = causes(err).find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
     let innermost = causes(err).last().map(ToString::to_string).unwrap_or_default();
@@ -92,6 +89,14 @@ pub(super) fn explain(err: &reqwest::Error) -> Failure {
             format!("the connection broke: {innermost}"),
         )),
     }
+}
+
+/// Says that nothing came for too long.
+pub(super) fn too_late() -> Failure {
+    let error = Error::new(ErrorKind::TimedOut, "it did not answer in time");
+    Failure::again(
+        error.with_hint("Builder::read_timeout and connect_timeout set how long is waited"),
+    )
 }
 
 fn explain_tls(err: &rustls::Error) -> Failure {

@@ -33,6 +33,8 @@ pub enum Phase {
     Unpacking,
     /// It had been there.
     Present,
+    /// The registry has taken it from another repository of its own.
+    Mounted,
     /// All is done.
     Complete,
 }

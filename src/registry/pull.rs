@@ -17,11 +17,11 @@ use super::flight;
 use super::operation::{Operation, Running};
 use super::progress::{Phase, Progress, Reporter};
 use super::registry::Registry;
-use super::resolve::{self, Document};
+use super::resolve;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::{
-    Blob, Config, DocumentKind, Image, Index, Intake, MAX_DOCUMENT, Manifest, Platform, Reference,
-    Store,
+    Blob, Config, Document, DocumentKind, Image, Index, Intake, MAX_DOCUMENT, Manifest, Platform,
+    Reference, Store,
 };
 
 /// As many layers come at a time if nothing else is said; what skopeo and podman do.
@@ -188,7 +188,9 @@ impl Work {
 }
 
 /// Runs what waits for the disk.
-async fn disk<T: Send + 'static>(run: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn disk<T: Send + 'static>(
+    run: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let ended = || Error::new(ErrorKind::InvalidState, "its thread has ended");
     tokio::task::spawn_blocking(run).await.unwrap_or_else(|_| Err(ended()))
 }

@@ -9,6 +9,7 @@ use super::credentials::{Credentials, Kept};
 use super::login;
 use super::operation::Operation;
 use super::pull::Pull;
+use super::push::Push;
 use super::remote_manifest::RemoteManifest;
 use super::runtime::Runtime;
 use crate::error::{Context, Result};
@@ -83,6 +84,24 @@ impl Registry {
     /// ```
     pub fn pull(&self, name: impl AsRef<str>, store: &Store) -> Pull {
         Pull::new(self, name.as_ref(), store)
+    }
+
+    /// Sends the image `name` of `store` to a registry, where it is called `to`: see [`Push`].
+    ///
+    /// ```no_run
+    /// # fn main() -> coracle::Result<()> {
+    /// use coracle::image::Store;
+    /// use coracle::registry::Registry;
+    ///
+    /// let store = Store::open("images/")?;
+    /// let registry = Registry::from_docker_config()?;
+    /// let pushed = registry.push(&store, "app:1", "registry.example/team/app:1").blocking()?;
+    /// println!("{}@{}", pushed.reference, pushed.digest);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn push(&self, store: &Store, name: impl AsRef<str>, to: impl AsRef<str>) -> Push {
+        Push::new(self, store, name.as_ref(), to.as_ref())
     }
 
     /// Fetches the manifest or index that `name` means, whatever it describes, and nothing that it names.

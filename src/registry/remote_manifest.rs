@@ -3,9 +3,9 @@
 use oci_spec::image::Descriptor;
 
 use super::client::Client;
-use super::resolve::{self, Document};
+use super::resolve;
 use crate::error::{Context, Result};
-use crate::image::{Digest, DocumentKind, Index, Platform, Reference};
+use crate::image::{Digest, Document, DocumentKind, Index, Platform, Reference};
 
 /// A manifest or index in a registry, byte by byte; see [`Registry::manifest`](super::Registry::manifest).
 #[derive(Clone, Debug)]

@@ -1,6 +1,5 @@
 //! From a name to a manifest.
 
-use oci_spec::image::Descriptor;
 use reqwest::Method;
 use reqwest::header::{ACCEPT, HeaderName, HeaderValue};
 
@@ -9,23 +8,15 @@ use super::auth::Scope;
 use super::client::{Ask, Client};
 use super::endpoint::Endpoint;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::image::{Blob, Digest, MAX_DOCUMENT, Reference, media_type};
+use crate::image::{Blob, Digest, Document, MAX_DOCUMENT, Reference, media_type};
 
 /// What an image may be described by, in one header: some registries read only the first of several.
 const ACCEPTED: HeaderValue = HeaderValue::from_static(
     "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, \
      application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json",
 );
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+";
-
-/// A manifest or index as a registry has it.
-#[derive(Clone, Debug)]
-pub(super) struct Document {
-    pub(super) descriptor: Descriptor,
-    pub(super) blob: Blob,
-    pub(super) bytes: Vec<u8>,
-}
 
 fn path(reference: &Reference, digest: Option<Digest>) -> String {
     let which = match (digest.or(reference.digest()), reference.tag()) {

@@ -4,5 +4,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod engines;
+mod faults;
 mod fixture;
+mod images;
 mod manifests;
+mod mounts;
+mod uploads;
