@@ -38,7 +38,6 @@ impl Scope {
     }
 
     /// The list of repositories.
-    #[expect(dead_code, reason = "tags and search come next")]
     pub(super) fn catalog() -> Self {
         Self("registry:catalog:*".to_owned())
     }

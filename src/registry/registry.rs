@@ -1,17 +1,21 @@
 //! The client of registries.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 
 use super::builder::Builder;
 use super::client::Client;
 use super::credentials::{Credentials, Kept};
+use super::endpoint::registry_host;
+use super::listing;
 use super::login;
 use super::operation::Operation;
 use super::pull::Pull;
 use super::push::Push;
 use super::remote_manifest::RemoteManifest;
 use super::runtime::Runtime;
+use super::search::Search;
 use crate::error::{Context, Result};
 use crate::image::Store;
 
@@ -160,6 +164,72 @@ impl Registry {
     /// `Malformed` if `config.json` cannot be read; `Unavailable` or `TimedOut` if the helper fails.
     pub fn logout(&self, host: impl Into<String>) -> Operation<bool> {
         Operation::new(self, login::logout(Arc::clone(self.client()), host.into()))
+    }
+
+    /// Lists the tags of a repository, in the order in which its registry has them. A tag in the name does not count.
+    ///
+    /// ```no_run
+    /// # fn main() -> coracle::Result<()> {
+    /// for tag in coracle::registry::Registry::new()?.tags("debian").blocking()? {
+    ///     println!("debian:{tag}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if there is no such repository; `SafetyViolation` if the list goes on at another host; `Malformed` if it
+    /// has no end, or holds what is no tag; and those of [`Pull`].
+    pub fn tags(&self, repository: impl Into<String>) -> Operation<Vec<String>> {
+        let (client, repository) = (Arc::clone(self.client()), repository.into());
+        Operation::new(self, async move {
+            let tags = listing::tags(&client, &repository).await;
+            tags.context(|| format!("list the tags of {repository}"))
+        })
+    }
+
+    /// Lists the repositories of a registry, as far as this user may see them. Many registries list theirs to nobody;
+    /// Docker Hub is one of them.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` or `PermissionDenied` if it does not list them; and those of [`tags`](Self::tags).
+    pub fn repositories(&self, host: impl Into<String>) -> Operation<Vec<String>> {
+        let (client, host) = (Arc::clone(self.client()), host.into());
+        Operation::new(self, async move {
+            let mut names = Vec::new();
+            let listed = async {
+                let host = registry_host(&host)?;
+                let take = |name| {
+                    names.push(name);
+                    ControlFlow::Continue(())
+                };
+                listing::each_repository(&client, &host, take).await
+            };
+            listed.await.context(|| format!("list the repositories of {host}"))?;
+            Ok(names)
+        })
+    }
+
+    /// Looks for images: on Docker Hub, or in the registry that the term begins with, `registry.example/term`. There, if it
+    /// cannot search, among the names of its repositories.
+    ///
+    /// ```no_run
+    /// # fn main() -> coracle::Result<()> {
+    /// for found in coracle::registry::Registry::new()?.search("debian").stars(100).blocking()? {
+    ///     println!("{} {}", found.stars, found.name);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a limit that Docker Hub does not take, or nothing to look for; and those of
+    /// [`repositories`](Self::repositories).
+    pub fn search(&self, term: impl AsRef<str>) -> Search {
+        Search::new(self, term.as_ref())
     }
 }
 
