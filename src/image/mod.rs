@@ -69,7 +69,7 @@ pub use names::Removed;
 /// The specification's types, in its words: descriptors, media types, manifests and configurations.
 pub use oci_spec::image as spec;
 #[cfg(feature = "registry")]
-pub(crate) use outgoing::{Checker, Document, Extent, Outgoing, holders};
+pub(crate) use outgoing::{Checker, Document, Extent, Named, Outgoing, blob_of, holders};
 pub use platform::Platform;
 pub use reference::Reference;
 pub use squash::Squash;

@@ -1,10 +1,12 @@
 //! Images on their way out of a store: what there is of one, and its bytes as they pass.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::Path;
 
 use oci_spec::image::Descriptor;
 
-use super::blobs::{check_digest, check_size};
+use super::blobs::{check_digest, check_size, digest_of};
 use super::digest::{Digest, Hasher};
 use super::image::Image;
 use super::json;
@@ -144,14 +146,14 @@ impl Found {
         }
         let attempt = || format!("read the manifest {}", blob.digest);
         let bytes = store.document(&blob).context(attempt)?;
-        for (named, layer) in self.links(&bytes).context(attempt)? {
-            // What must not be passed on is not: whoever wants it follows the addresses in the manifest.
-            if !may_be_missing(named.media_type()) && self.seen.insert(layer.digest) {
+        let named = Named::of(&bytes).context(attempt)?;
+        for layer in named.blobs {
+            if self.seen.insert(layer.digest) {
                 store.check_present(&layer).context(attempt)?;
                 self.blobs.push(layer);
             }
         }
-        for (named, _) in Links::of(&json::object(&bytes)?)?.documents {
+        for named in named.documents {
             match DocumentKind::of(named.media_type()) {
                 Some(_) => self.add(store, &named)?,
                 // Nobody knows what else would be missing.
@@ -162,9 +164,22 @@ impl Found {
         self.documents.push(Document { descriptor, blob, bytes });
         Ok(())
     }
+}
 
-    fn links(&self, bytes: &[u8]) -> Result<Vec<(Descriptor, Blob)>> {
-        Ok(Links::of(&json::object(bytes)?)?.blobs)
+/// What a manifest or index names, of whatever kind.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) documents: Vec<Descriptor>,
+    /// Without what must not be passed on: whoever wants that follows the addresses in the manifest.
+    pub(crate) blobs: Vec<Blob>,
+}
+
+impl Named {
+    pub(crate) fn of(bytes: &[u8]) -> Result<Self> {
+        let Links { documents, blobs } = Links::of(&json::object(bytes)?)?;
+        let documents = documents.into_iter().map(|(descriptor, _)| descriptor).collect();
+        let blobs = blobs.into_iter().filter(|(named, _)| !may_be_missing(named.media_type()));
+        Ok(Self { documents, blobs: blobs.map(|(_, blob)| blob).collect() })
     }
 }
 
@@ -236,4 +251,10 @@ impl Checker {
     pub(crate) fn end(&self) -> Result<()> {
         check_size(&self.blob, self.passed)
     }
+}
+
+/// Reads a file of anybody's to its end, to name it.
+pub(crate) fn blob_of(path: &Path) -> Result<Blob> {
+    let attempt = || format!("read {}", path.display());
+    digest_of(&mut File::open(path).context(attempt)?).context(attempt)
 }

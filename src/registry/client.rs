@@ -153,12 +153,15 @@ pub(super) struct Client {
     connected: Mutex<HashMap<String, reqwest::Client>>,
     /// What hosts on this machine have turned out to speak.
     schemes: Mutex<HashMap<String, Scheme>>,
+    /// Whoever changes a list that is a document of a registry's holds this: others would overwrite the change.
+    pub(super) lists: tokio::sync::Mutex<()>,
 }
 
 impl Client {
     pub(super) fn new(settings: Settings) -> Self {
         let (connected, schemes) = (Mutex::default(), Mutex::default());
-        Self { settings, auth: Auth::default(), connected, schemes }
+        let (auth, lists) = (Auth::default(), tokio::sync::Mutex::default());
+        Self { settings, auth, connected, schemes, lists }
     }
 
     pub(super) fn settings(&self) -> &Settings {

@@ -29,12 +29,9 @@ const PIECES: usize = 4;
 /// Where the content of a blob is.
 #[derive(Clone, Debug)]
 pub(super) enum Origin {
-    #[expect(dead_code, reason = "artifacts come next")]
     Memory(Bytes),
-    #[expect(dead_code, reason = "artifacts come next")]
     File(PathBuf),
     Store(Store),
-    #[expect(dead_code, reason = "copies come next")]
     Registry(Arc<Remote>),
 }
 

@@ -107,7 +107,11 @@ async fn each_name(
 }
 
 /// Where the next page is, if there is one: at the same host.
-fn next_page(headers: &HeaderMap, here: &Url, endpoint: &Endpoint) -> Result<Option<String>> {
+pub(super) fn next_page(
+    headers: &HeaderMap,
+    here: &Url,
+    endpoint: &Endpoint,
+) -> Result<Option<String>> {
     let links = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
     let Some(target) = links.flat_map(targets).find_map(|(target, next)| next.then_some(target))
     else {

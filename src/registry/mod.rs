@@ -32,6 +32,7 @@
 //! unless they are on this machine or [allowed by name](Builder::plain_http).
 
 mod answer;
+mod artifact;
 mod auth;
 mod builder;
 mod challenge;
@@ -51,6 +52,7 @@ mod operation;
 mod progress;
 mod pull;
 mod push;
+mod referrers;
 #[allow(clippy::module_inception, reason = "a file is named for its main type")]
 mod registry;
 mod remote_manifest;
@@ -58,8 +60,10 @@ mod resolve;
 mod runtime;
 mod search;
 mod tls;
+mod transfer;
 mod upload;
 
+pub use artifact::Artifact;
 pub use builder::Builder;
 pub use credentials::{Credentials, Kept};
 pub use operation::{Operation, Running};
@@ -69,3 +73,4 @@ pub use push::{Push, Pushed};
 pub use registry::Registry;
 pub use remote_manifest::RemoteManifest;
 pub use search::{Search, SearchResult};
+pub use transfer::Transfer;

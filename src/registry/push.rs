@@ -59,6 +59,13 @@ pub struct Pushed {
     pub left_out: Vec<Platform>,
 }
 
+impl Pushed {
+    pub(super) fn new(reference: Reference, root: &Document) -> Self {
+        let (digest, descriptor) = (root.blob.digest, root.descriptor.clone());
+        Self { reference, digest, descriptor, left_out: Vec::new() }
+    }
+}
+
 impl Push {
     pub(super) fn new(registry: &Registry, store: &Store, name: &str, to: &str) -> Self {
         Self {
@@ -145,9 +152,8 @@ impl Push {
         });
         to.blobs(parcels.collect()).await?;
         to.documents(&outgoing.documents, &reference).await?;
-        let (root, left_out) = (outgoing.root(), outgoing.left_out.clone());
-        let (digest, descriptor) = (root.blob.digest, root.descriptor.clone());
-        Ok(Pushed { reference, digest, descriptor, left_out })
+        let left_out = outgoing.left_out.clone();
+        Ok(Pushed { left_out, ..Pushed::new(reference, outgoing.root()) })
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 
+use super::artifact::Artifact;
 use super::builder::Builder;
 use super::client::Client;
 use super::credentials::{Credentials, Kept};
@@ -12,12 +13,15 @@ use super::listing;
 use super::login;
 use super::operation::Operation;
 use super::pull::Pull;
-use super::push::Push;
+use super::push::{Push, Pushed};
+use super::referrers;
 use super::remote_manifest::RemoteManifest;
 use super::runtime::Runtime;
 use super::search::Search;
+use super::transfer::Transfer;
 use crate::error::{Context, Result};
 use crate::image::Store;
+use crate::image::spec::Descriptor;
 
 /// A client of any registry that an image's name leads to.
 ///
@@ -106,6 +110,76 @@ impl Registry {
     /// ```
     pub fn push(&self, store: &Store, name: impl AsRef<str>, to: impl AsRef<str>) -> Push {
         Push::new(self, store, name.as_ref(), to.as_ref())
+    }
+
+    /// Copies what `from` means from one registry to another, or to another name in the same, without storing it: see
+    /// [`Transfer`].
+    ///
+    /// ```no_run
+    /// # fn main() -> coracle::Result<()> {
+    /// let registry = coracle::registry::Registry::from_docker_config()?;
+    /// registry.copy("debian:12", "registry.example/base/debian:12").blocking()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn copy(&self, from: impl AsRef<str>, to: impl AsRef<str>) -> Transfer {
+        Transfer::new(self, from.as_ref(), to.as_ref())
+    }
+
+    /// Sends something else than an image to a registry, where it is called `to`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Push`]; `NotFound` too if one of its files is not there.
+    pub fn push_artifact(&self, to: impl AsRef<str>, artifact: Artifact) -> Operation<Pushed> {
+        let (client, to) = (Arc::clone(self.client()), to.as_ref().to_owned());
+        Operation::new(self, async move {
+            artifact.push(&client, &to).await.context(|| format!("push an artifact to {to}"))
+        })
+    }
+
+    /// Attaches something to what `name` means, a signature or bill of materials: it lies in the same repository, has no
+    /// tag, and [`referrers`](Self::referrers) lists it.
+    ///
+    /// ```no_run
+    /// # fn main() -> coracle::Result<()> {
+    /// use coracle::registry::{Artifact, Registry};
+    ///
+    /// let registry = Registry::from_docker_config()?;
+    /// let bill = Artifact::new("application/spdx+json").file("application/spdx+json", "app.spdx.json");
+    /// registry.attach("registry.example/team/app:1", bill).blocking()?;
+    /// for attached in registry.referrers("registry.example/team/app:1").blocking()? {
+    ///     println!("{:?} {}", attached.artifact_type(), attached.digest());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A registry without the referrers API has the list under a tag, `sha256-` and the digest's digits, which is kept here: two
+    /// programs that attach to one image at the same moment may lose one of the entries there.
+    ///
+    /// # Errors
+    ///
+    /// As of [`push_artifact`](Self::push_artifact); `NotFound` too if there is nothing of that name.
+    pub fn attach(&self, name: impl AsRef<str>, artifact: Artifact) -> Operation<Pushed> {
+        let (client, name) = (Arc::clone(self.client()), name.as_ref().to_owned());
+        Operation::new(self, async move {
+            artifact.attach(&client, &name).await.context(|| format!("attach to {name}"))
+        })
+    }
+
+    /// Lists what is attached to what `name` means, of any [type](Descriptor::artifact_type). A descriptor's digest is how
+    /// [`manifest`](Self::manifest) finds it in the same repository.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Pull`].
+    pub fn referrers(&self, name: impl AsRef<str>) -> Operation<Vec<Descriptor>> {
+        let (client, name) = (Arc::clone(self.client()), name.as_ref().to_owned());
+        Operation::new(self, async move {
+            let found = referrers::find(&client, &name).await;
+            found.context(|| format!("list what refers to {name}"))
+        })
     }
 
     /// Fetches the manifest or index that `name` means, whatever it describes, and nothing that it names.

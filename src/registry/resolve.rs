@@ -51,18 +51,27 @@ pub(super) async fn document(
     reference: &Reference,
     digest: Option<Digest>,
 ) -> Result<Document> {
-    let (path, scope) = (path(reference, digest), Scope::pull(reference.repository()));
-    let mut ask = Ask::get(&path, &scope);
-    ask.headers.insert(ACCEPT, ACCEPTED);
-    let expected = digest.or(reference.digest());
     let mut found = Err(nowhere());
     for source in client.sources(reference.registry()) {
-        found = fetch(client, &source, &ask, expected).await;
+        found = document_at(client, &source, reference, digest).await;
         if found.is_ok() {
             break;
         }
     }
     found
+}
+
+/// [`document`], as one of several sources has it.
+pub(super) async fn document_at(
+    client: &Client,
+    source: &Endpoint,
+    reference: &Reference,
+    digest: Option<Digest>,
+) -> Result<Document> {
+    let (path, scope) = (path(reference, digest), Scope::pull(reference.repository()));
+    let mut ask = Ask::get(&path, &scope);
+    ask.headers.insert(ACCEPT, ACCEPTED);
+    fetch(client, source, &ask, digest.or(reference.digest())).await
 }
 
 async fn fetch(

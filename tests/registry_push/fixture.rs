@@ -61,3 +61,16 @@ pub fn blobs(layout: &Path) -> Vec<(String, Vec<u8>)> {
     blobs.sort();
     blobs
 }
+
+/// By how many KiB this process grows meanwhile, at the most.
+pub fn growth(run: impl FnOnce()) -> u64 {
+    let peak = || {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = peak();
+    run();
+    peak() - before
+}

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod artifacts;
 #[path = "../common/mod.rs"]
 mod common;
+mod copies;
 mod engines;
 mod faults;
 mod fixture;
