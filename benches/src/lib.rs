@@ -3,16 +3,20 @@
 
 pub mod contender;
 pub mod docker;
+pub mod registry;
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process;
 
 use coracle::MIB;
 use coracle::cgroups::Limits;
 use coracle::namespaces::{Command, Root, Stdio};
 use tempfile::TempDir;
+
+use self::contender::{Result, succeed};
 
 /// A root file system of one static program, busybox, with `/bin/true`, `/bin/sleep` and `/bin/sh` as its names.
 #[derive(Debug)]
@@ -64,4 +68,21 @@ pub fn container(program: &str, root: impl Into<Root>) -> Command {
 pub fn quiet(mut command: Command) -> Command {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
+}
+
+/// The archive of a root filesystem, made once: the one that the tests use too.
+pub fn debian(cache: &Path) -> Result<PathBuf> {
+    let mut command = process::Command::new("bash");
+    command.args(["-euc", ". tests/lib.sh; logs=$0; debian_archive \"$0\""]).arg(cache);
+    command
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .stderr(process::Stdio::inherit());
+    let output = command.output()?;
+    succeed(output.status.success())?;
+    Ok(String::from_utf8(output.stdout)?.trim_end().into())
+}
+
+/// Runs a script with arguments from `$0` on.
+pub fn sh(script: &str, args: &[&Path]) -> Result<()> {
+    succeed(process::Command::new("sh").args(["-ec", script]).args(args).status()?.success())
 }

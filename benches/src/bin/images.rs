@@ -12,6 +12,7 @@ use coracle::image::{Import, Store};
 use coracle::layers::{Compression, Rootfs};
 use coracle_benches::contender::{self, Contender, Result, interleave, succeed, table, timed};
 use coracle_benches::docker::Docker;
+use coracle_benches::{debian, sh};
 
 /// The name of the image that is measured.
 const NAME: &str = "debian";
@@ -161,20 +162,6 @@ fn compare(rounds: usize, directory: &str) -> Result<()> {
     committing(rounds, dir.path())?;
     beside_docker(rounds, dir.path())?;
     compressing(rounds, &plain)
-}
-
-/// The archive of a root filesystem, made once: the one that the tests use too.
-fn debian(cache: &Path) -> Result<PathBuf> {
-    let mut command = Command::new("bash");
-    command.args(["-euc", ". tests/lib.sh; logs=$0; debian_archive \"$0\""]).arg(cache);
-    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).stderr(Stdio::inherit());
-    let output = command.output()?;
-    succeed(output.status.success())?;
-    Ok(String::from_utf8(output.stdout)?.trim_end().into())
-}
-
-fn sh(script: &str, args: &[&Path]) -> Result<()> {
-    succeed(Command::new("sh").args(["-ec", script]).args(args).status()?.success())
 }
 
 fn loading(rounds: usize, dir: &Path, layer: &Path) -> Result<()> {
