@@ -7,6 +7,7 @@ mod auth;
 mod common;
 mod faults;
 mod hostile;
+mod peers;
 mod reach;
 mod whole;
 
