@@ -1,6 +1,7 @@
 //! Images that come in blob by blob, side by side, and are unpacked on the way.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::sync::Mutex;
 
 use oci_spec::image::Descriptor;
@@ -72,6 +73,20 @@ impl Intake {
         });
         lock(&self.taken).insert(blob.digest, found?);
         Ok(())
+    }
+
+    /// Takes in a blob that is no layer, piece by piece.
+    pub(crate) fn blob<B: AsRef<[u8]>>(
+        &self,
+        blob: Blob,
+        mut next: impl FnMut() -> Result<Option<B>>,
+    ) -> Result<()> {
+        let mut writer = self.work.writer(Some(blob))?;
+        while let Some(piece) = next()? {
+            let written = writer.write_all(piece.as_ref());
+            written.context(|| format!("store the blob {}", blob.digest))?;
+        }
+        writer.commit().map(drop)
     }
 
     /// The image is complete: checks that each layer taken in is what its configuration says, names the image and

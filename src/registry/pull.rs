@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::convert::Infallible;
+use std::fmt;
 use std::future::IntoFuture;
 use std::sync::Arc;
 use std::thread;
@@ -20,8 +21,8 @@ use super::registry::Registry;
 use super::resolve;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::{
-    Blob, Config, Document, DocumentKind, Image, Index, Intake, MAX_DOCUMENT, Manifest, Platform,
-    Reference, Store,
+    Blob, Config, Document, DocumentKind, Image, Index, Intake, MAX_DOCUMENT, Manifest, Named,
+    Platform, Reference, Store,
 };
 
 /// As many layers come at a time if nothing else is said; what skopeo and podman do.
@@ -92,7 +93,7 @@ impl Pull {
         self
     }
 
-    /// The images for all platforms that there are.
+    /// The images for all platforms that there are, and what stands beside them, such as attestations.
     pub fn all_platforms(mut self) -> Self {
         self.work.platforms = Platforms::All;
         self
@@ -195,6 +196,23 @@ pub(super) async fn disk<T: Send + 'static>(
     tokio::task::spawn_blocking(run).await.unwrap_or_else(|_| Err(ended()))
 }
 
+/// What a blob is to the image.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Layer,
+    /// Of what stands beside the image in an index.
+    Other,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Layer => "layer",
+            Self::Other => "blob",
+        })
+    }
+}
+
 /// An image that is being fetched.
 #[derive(Clone)]
 struct Fetch {
@@ -210,16 +228,18 @@ struct Fetch {
 impl Fetch {
     async fn image(self, root: Document) -> Result<Image> {
         let manifests = self.manifests(&root).await?;
-        let mut parts = Vec::new();
+        let (mut parts, mut beside) = (Vec::new(), Vec::new());
         for document in manifests {
             let attempt = || format!("read the manifest {}", document.blob.digest);
             let media_type = document.descriptor.media_type();
             let manifest = match Manifest::parse(&document.bytes, media_type) {
-                // An attestation beside the images is none.
+                // An attestation beside the images is none. The index cannot be passed on without it.
                 Err(err)
                     if self.work.platforms == Platforms::All
                         && err.kind() == ErrorKind::Unsupported =>
                 {
+                    self.keep(&document).await?;
+                    beside.extend(Named::of(&document.bytes).context(attempt)?.blobs);
                     continue;
                 }
                 manifest => manifest.context(attempt)?,
@@ -228,7 +248,7 @@ impl Fetch {
             let config = self.config(&manifest).await.context(attempt)?;
             parts.push((manifest, config));
         }
-        self.layers(&parts).await?;
+        self.blobs(&parts, &beside).await?;
         self.keep(&root).await?;
         let Self { reference, intake, .. } = self;
         disk(move || {
@@ -340,26 +360,29 @@ impl Fetch {
         Download { client, sources, repository, blob, reporter }
     }
 
-    /// Fetches all layers that are missing, side by side. The first failure breaks all off.
-    async fn layers(&self, parts: &[(Manifest, Config)]) -> Result<()> {
+    /// Fetches all layers that are missing, and what else is named, side by side. The first failure breaks all off.
+    async fn blobs(&self, parts: &[(Manifest, Config)], beside: &[Blob]) -> Result<()> {
         let mut seen = HashSet::new();
         let mut coming = JoinSet::new();
-        for (manifest, _) in parts {
-            for (number, blob) in manifest.layers().iter().enumerate() {
-                if seen.insert(blob.digest) {
-                    let (fetch, blob, may_lack) = (self.clone(), *blob, manifest.may_lack(number));
-                    fetch.work.reporter.tell(blob.digest, Phase::Waiting, 0, blob.size);
-                    coming.spawn(async move {
-                        match fetch.layer(blob).await {
-                            Err(err) if may_lack && err.kind() == ErrorKind::NotFound => Ok(()),
-                            fetched => {
-                                fetched.context(|| format!("fetch the layer {}", blob.digest))
-                            }
-                        }
-                    });
+        let mut fetch = |blob: Blob, part: Part, may_lack: bool| {
+            if !seen.insert(blob.digest) {
+                return;
+            }
+            let fetch = self.clone();
+            fetch.work.reporter.tell(blob.digest, Phase::Waiting, 0, blob.size);
+            coming.spawn(async move {
+                match fetch.blob(blob, part).await {
+                    Err(err) if may_lack && err.kind() == ErrorKind::NotFound => Ok(()),
+                    fetched => fetched.context(|| format!("fetch the {part} {}", blob.digest)),
                 }
+            });
+        };
+        for (manifest, _) in parts {
+            for (number, layer) in manifest.layers().iter().enumerate() {
+                fetch(*layer, Part::Layer, manifest.may_lack(number));
             }
         }
+        beside.iter().for_each(|blob| fetch(*blob, Part::Other, false));
         let ended = |_| Err(Error::new(ErrorKind::InvalidState, "a layer was broken off"));
         while let Some(layer) = coming.join_next().await {
             layer.unwrap_or_else(ended)?;
@@ -367,7 +390,7 @@ impl Fetch {
         Ok(())
     }
 
-    async fn layer(&self, blob: Blob) -> Result<()> {
+    async fn blob(&self, blob: Blob, part: Part) -> Result<()> {
         let reporter = &self.work.reporter;
         let flight = flight::of(self.work.store.path(), blob.digest);
         // Another pull may be fetching it.
@@ -380,16 +403,16 @@ impl Fetch {
         }
         let mut sources = &*self.sources;
         loop {
-            match (self.fetch_layer(blob, sources).await, sources) {
+            match (self.fetch_blob(blob, part, sources).await, sources) {
                 (Err(err), [_, others @ ..]) if is_damaged(&err, others) => sources = others,
                 (fetched, _) => return fetched,
             }
         }
     }
 
-    async fn fetch_layer(&self, blob: Blob, sources: &[Endpoint]) -> Result<()> {
+    async fn fetch_blob(&self, blob: Blob, part: Part, sources: &[Endpoint]) -> Result<()> {
         let reporter = &self.work.reporter;
-        let (pieces, stored) = self.store(blob)?;
+        let (pieces, stored) = self.store(blob, part)?;
         let mut sink = Sink::Thread(pieces);
         let sent = self.download(blob, sources, reporter).run(&mut sink).await;
         drop(sink);
@@ -405,21 +428,29 @@ impl Fetch {
         Ok(())
     }
 
-    /// Begins a thread that takes in the pieces of a layer.
-    fn store(&self, blob: Blob) -> Result<(mpsc::Sender<Bytes>, oneshot::Receiver<Result<()>>)> {
+    /// Begins a thread that takes in the pieces of a blob.
+    fn store(
+        &self,
+        blob: Blob,
+        part: Part,
+    ) -> Result<(mpsc::Sender<Bytes>, oneshot::Receiver<Result<()>>)> {
         let (sender, mut receiver) = mpsc::channel::<Bytes>(PIECES);
         let (done, stored) = oneshot::channel();
         let (intake, alive) = (Arc::clone(&self.intake), self.alive.clone());
         let store = move || {
             let mut missing = blob.size;
-            let result = intake.layer(blob, || match receiver.blocking_recv() {
+            let next = || match receiver.blocking_recv() {
                 Some(piece) => {
                     missing = missing.saturating_sub(piece.len() as u64);
                     Ok(Some(piece))
                 }
                 None if missing == 0 => Ok(None),
                 None => Err(broken_off()),
-            });
+            };
+            let result = match part {
+                Part::Layer => intake.layer(blob, next),
+                Part::Other => intake.blob(blob, next),
+            };
             drop((intake, alive));
             let _ = done.send(result);
         };

@@ -152,6 +152,38 @@ fn the_only_platform_that_is_here_is_pushed_and_of_several_none_is_guessed() {
 }
 
 #[test]
+fn attestations_beside_the_images_come_and_go_with_them() {
+    let sandbox = common::setup("push-attested");
+    let registry = require!(Registry::start());
+    let mut layout = Layout::new(sandbox.join("layout"));
+    let layer =
+        layout.layer(&common::images::tar(&[("a", b"b")])[..], common::images::Packing::Zstd);
+    let image = layout.manifest(common::images::architecture(), &[layer]);
+    let statement = common::images::Layer {
+        descriptor: layout.blob("application/vnd.in-toto+json", br#"{"_type":"statement"}"#),
+        diff_id: format!("sha256:{}", "0".repeat(64)),
+    };
+    let mut attestation = layout.manifest("unknown", &[statement]);
+    attestation["platform"]["os"] = "unknown".into();
+    let digest = layout.index("attested", &[image, attestation]);
+    let from = registry.name("app:1");
+    client().push(&store(&layout), "attested", &from).blocking().unwrap();
+
+    let pulled = Store::open(sandbox.join("pulled")).unwrap();
+    client().pull(&from, &pulled).all_platforms().blocking().unwrap();
+    assert!(pulled.verify().unwrap().is_sound());
+    assert_eq!(blobs(layout.path()), blobs(pulled.path()));
+    pulled.collect_garbage().unwrap();
+    let pushed = client().push(&pulled, &from, registry.name("again:1")).blocking().unwrap();
+    assert_eq!(pushed.digest.to_string(), digest);
+    // Of one platform there is nothing beside it.
+    let host = format!("linux/{}", common::images::architecture());
+    let one = pulled(&sandbox, "one", &from, &[&host]);
+    let pushed = client().push(&one, &from, registry.name("one:1")).blocking().unwrap();
+    assert_ne!(pushed.digest.to_string(), digest);
+}
+
+#[test]
 fn a_name_with_a_digest_is_that_of_one_image() {
     let sandbox = common::setup("push-digest");
     let registry = require!(Registry::start());
