@@ -169,12 +169,12 @@ fn attestations_beside_the_images_come_and_go_with_them() {
     let from = registry.name("app:1");
     client().push(&store(&layout), "attested", &from).blocking().unwrap();
 
-    let pulled = Store::open(sandbox.join("pulled")).unwrap();
-    client().pull(&from, &pulled).all_platforms().blocking().unwrap();
-    assert!(pulled.verify().unwrap().is_sound());
-    assert_eq!(blobs(layout.path()), blobs(pulled.path()));
-    pulled.collect_garbage().unwrap();
-    let pushed = client().push(&pulled, &from, registry.name("again:1")).blocking().unwrap();
+    let there = Store::open(sandbox.join("there")).unwrap();
+    client().pull(&from, &there).all_platforms().blocking().unwrap();
+    assert!(there.verify().unwrap().is_sound());
+    assert_eq!(blobs(layout.path()), blobs(there.path()));
+    there.collect_garbage().unwrap();
+    let pushed = client().push(&there, &from, registry.name("again:1")).blocking().unwrap();
     assert_eq!(pushed.digest.to_string(), digest);
     // Of one platform there is nothing beside it.
     let host = format!("linux/{}", common::images::architecture());
