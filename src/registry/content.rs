@@ -1,7 +1,7 @@
 //! The content of blobs as the body of a request: checked on the way, never whole in memory.
 
 use std::fs::File;
-use std::io::{ErrorKind as IoErrorKind, Read};
+use std::io::{ErrorKind as IoErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +18,9 @@ use super::client::{Client, Pulse, Streamed};
 use super::download::{Download, Sink};
 use super::endpoint::Endpoint;
 use super::progress::{Phase, Reporter};
+use super::pull::disk;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::image::{Blob, Checker, Store};
+use crate::image::{Blob, Checker, Reference, Store};
 
 /// What is read of a file at a time.
 const PIECE: u64 = 256 << 10;
@@ -39,8 +40,8 @@ pub(super) enum Origin {
 #[derive(Debug)]
 pub(super) struct Remote {
     pub(super) client: Arc<Client>,
-    pub(super) sources: Vec<Endpoint>,
-    pub(super) repository: String,
+    sources: Vec<Endpoint>,
+    repository: String,
 }
 
 /// The bytes of a blob on their way. The last of them come only if all are right.
@@ -49,13 +50,17 @@ struct Stream {
     receiver: mpsc::Receiver<Result<Bytes>>,
     rest: Bytes,
     at: u64,
-    download: Option<AbortHandle>,
+    download: Stopped,
 }
 
-impl Drop for Stream {
+/// A task that is ended with it.
+#[derive(Debug, Default)]
+struct Stopped(Option<AbortHandle>);
+
+impl Drop for Stopped {
     fn drop(&mut self) {
-        if let Some(download) = &self.download {
-            download.abort();
+        if let Some(task) = &self.0 {
+            task.abort();
         }
     }
 }
@@ -65,7 +70,7 @@ impl Origin {
     fn open(&self, blob: Blob, at: u64) -> Result<Stream> {
         let checker = Checker::new(blob)?;
         let (sender, receiver) = mpsc::channel(PIECES);
-        let mut stream = Stream { receiver, rest: Bytes::new(), at, download: None };
+        let mut stream = Stream { receiver, rest: Bytes::new(), at, download: Stopped(None) };
         match self {
             Self::Memory(bytes) => {
                 let (bytes, sink) = (bytes.clone(), Checked { checker, skip: at, sender });
@@ -93,7 +98,7 @@ impl Origin {
                         let _ = sender.send(Err(err)).await;
                     }
                 });
-                stream.download = Some(download.abort_handle());
+                stream.download = Stopped(Some(download.abort_handle()));
             }
         }
         Ok(stream)
@@ -101,11 +106,40 @@ impl Origin {
 }
 
 impl Remote {
+    pub(super) fn new(client: &Arc<Client>, name: &Reference) -> Self {
+        let (sources, repository) = (client.sources(name.registry()), name.repository().to_owned());
+        Self { client: Arc::clone(client), sources, repository }
+    }
+
     async fn fetch(&self, blob: Blob, sink: &mut Sink) -> Result<()> {
         let Self { client, sources, repository } = self;
         let reporter = Reporter::default();
         Download { client, sources, repository, blob, reporter: &reporter }.run(sink).await
     }
+}
+
+/// Writes a blob of a registry. The last bytes come only if all are right.
+pub(super) async fn fetch(
+    remote: Remote,
+    blob: Blob,
+    mut to: impl Write + Send + 'static,
+) -> Result<()> {
+    let mut stream = Origin::Registry(Arc::new(remote)).open(blob, 0)?;
+    // Whoever waits no longer ends the download, and so the thread that writes.
+    let _download = std::mem::take(&mut stream.download);
+    disk(move || {
+        let mut written = 0;
+        while let Some(piece) = stream.receiver.blocking_recv() {
+            let piece = piece?;
+            to.write_all(&piece).context(|| "write it")?;
+            written += piece.len() as u64;
+        }
+        match written == blob.size {
+            true => to.flush().context(|| "write it"),
+            false => Err(Error::new(ErrorKind::InvalidState, "it was broken off")),
+        }
+    })
+    .await
 }
 
 /// Digests take longer than connections should wait.

@@ -1,12 +1,14 @@
 //! The client of registries.
 
 use std::fmt;
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 
 use super::artifact::Artifact;
 use super::builder::Builder;
 use super::client::Client;
+use super::content::{self, Remote};
 use super::credentials::{Credentials, Kept};
 use super::endpoint::registry_host;
 use super::listing;
@@ -20,8 +22,8 @@ use super::runtime::Runtime;
 use super::search::Search;
 use super::transfer::Transfer;
 use crate::error::{Context, Result};
-use crate::image::Store;
 use crate::image::spec::Descriptor;
+use crate::image::{Blob, Reference, Store};
 
 /// A client of any registry that an image's name leads to.
 ///
@@ -179,6 +181,28 @@ impl Registry {
         Operation::new(self, async move {
             let found = referrers::find(&client, &name).await;
             found.context(|| format!("list what refers to {name}"))
+        })
+    }
+
+    /// Writes a blob that a manifest in the repository of `name` names, such as a layer of an artifact, and checks it on the
+    /// way: what is written is all of the blob and right, or there is an error.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Pull`].
+    pub fn fetch_blob(
+        &self,
+        name: impl AsRef<str>,
+        blob: &Descriptor,
+        to: impl Write + Send + 'static,
+    ) -> Operation<()> {
+        let (client, name) = (Arc::clone(self.client()), name.as_ref().to_owned());
+        let (digest, blob) = (blob.digest().to_string(), Blob::try_from(blob));
+        Operation::new(self, async move {
+            let attempt = || format!("fetch the blob {digest} of {name}");
+            let reference = name.parse::<Reference>().context(attempt)?;
+            let remote = Remote::new(&client, &reference);
+            content::fetch(remote, blob.context(attempt)?, to).await.context(attempt)
         })
     }
 

@@ -95,11 +95,7 @@ impl Transfer {
         let client = self.registry.client();
         let mut target = Destination::new(client, to.registry(), to.repository());
         (target.reporter, target.at_once) = (self.reporter, self.at_once);
-        let mut source = Source::new(Remote {
-            client: Arc::clone(client),
-            sources: client.sources(from.registry()),
-            repository: from.repository().to_owned(),
-        });
+        let mut source = Source::new(Remote::new(client, &from));
         let root = source.root(&from, self.platform.as_ref()).await?;
         check_name(&to, &root)?;
         source.add(&from, root).await?;

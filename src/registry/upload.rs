@@ -92,7 +92,8 @@ impl<'a> Upload<'a> {
             let path =
                 format!("/v2/{}/blobs/uploads/?mount={digest}&from={holder}", self.to.repository);
             let scope = self.to.scope().and(&Scope::pull(holder));
-            let ask = Ask::new(Method::POST, &path, &scope);
+            let mut ask = Ask::new(Method::POST, &path, &scope);
+            ask.headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
             // Whatever goes wrong here, the blob can be sent as well.
             match self.to.client.send(&self.to.endpoint, &ask).await {
                 Ok(answer) if answer.status() == StatusCode::CREATED => {

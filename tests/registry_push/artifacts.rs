@@ -1,15 +1,18 @@
 //! Artifacts, and what is attached to images.
 
+use std::fs;
+use std::future::IntoFuture;
 use std::sync::{Arc, Mutex};
 
 use coracle::ErrorKind;
-use coracle::image::spec::Descriptor;
+use coracle::image::spec::{Descriptor, ImageManifest};
 use coracle::registry::{Artifact, Registry as Client};
 use serde_json::{Value, json};
 
 use crate::common::http::{Request, Response};
 use crate::common::images::{INDEX, MANIFEST, Skopeo, digest};
 use crate::common::registry::Registry;
+use crate::common::relay::{Fault, Rule};
 use crate::common::server::Scripted;
 use crate::common::{self, require};
 use crate::fixture::{client, relayed, small, store};
@@ -57,6 +60,32 @@ fn an_artifact_is_of_files_and_bytes() {
     let empty = client().push_artifact(relay.name("thing:3"), Artifact::new("a/b"));
     empty.blocking().unwrap();
     assert_eq!(manifest(&relay.name("thing:3"))["layers"][0]["size"], 2);
+
+    // And back.
+    let there = client().manifest(relay.name("thing:1")).blocking().unwrap();
+    let there: ImageManifest = serde_json::from_slice(there.bytes()).unwrap();
+    let (long, copy) = (&there.layers()[1], sandbox.join("copy"));
+    let fetch = |to: &std::path::Path| {
+        client().fetch_blob(relay.name("thing"), long, fs::File::create(to).unwrap()).blocking()
+    };
+    fetch(&copy).unwrap();
+    assert!(fs::read(&copy).unwrap() == fs::read(&path).unwrap());
+    relay.rule(Rule::get("/v2/thing/blobs/").times(1).fault(Fault::CorruptAt(1 << 19)));
+    let err = fetch(&copy).unwrap_err();
+    println!("{err:?}");
+    assert_eq!(err.kind(), ErrorKind::Malformed);
+    assert!(fs::read(&copy).unwrap().len() < 1 << 20);
+    relay.rule(Rule::get("/v2/thing/blobs/").times(1).fault(Fault::CutAfter(1 << 19)));
+    fetch(&copy).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    relay.rule(Rule::get("/v2/thing/blobs/").fault(Fault::StallAfter(1 << 19)));
+    let file = fs::File::create(&copy).unwrap();
+    let running = client().fetch_blob(relay.name("thing"), long, file).into_future();
+    let running = runtime.spawn(running);
+    relay.wait_for(|seen| seen.last()?.faulty.then_some(()));
+    running.abort();
+    assert!(runtime.block_on(running).unwrap_err().is_cancelled());
+    relay.heal();
 
     let gone = Artifact::new("a/b").file("text/plain", sandbox.join("gone"));
     let err = client().push_artifact(relay.name("thing:4"), gone).blocking().unwrap_err();
@@ -173,7 +202,7 @@ fn modern(subject: Vec<u8>) -> (Scripted, Arc<Mutex<Vec<Value>>>) {
 fn a_registry_that_keeps_the_list_is_let() {
     let sandbox = common::setup("attach-modern");
     let (layout, subject) = small(&sandbox);
-    let subject = std::fs::read(layout.blob_file(&subject)).unwrap();
+    let subject = fs::read(layout.blob_file(&subject)).unwrap();
     let (server, listed) = modern(subject);
     let name = format!("{}/app:1", server.address());
     for kind in ["a/1", "a/2", "a/3"] {
