@@ -27,6 +27,7 @@ struct State {
 struct Inner {
     stopped: bool,
     accepted: u64,
+    hung_up: u64,
     /// What to shut down so that the threads end.
     open: HashMap<u64, Vec<TcpStream>>,
     threads: Vec<JoinHandle<()>>,
@@ -77,7 +78,10 @@ impl Server {
 
     /// Closes every connection, whatever it is at.
     pub fn hang_up(&self) {
-        shut_down(&self.state.lock().open);
+        let mut inner = self.state.lock();
+        inner.hung_up += 1;
+        shut_down(&inner.open);
+        self.state.changed.notify_all();
     }
 }
 
@@ -129,11 +133,12 @@ impl Connection {
         Ok(stream)
     }
 
-    /// Waits for that long, or forever, but no longer than the server is there.
+    /// Waits for that long, or forever, but no longer than the server is there and does not hang up.
     pub fn pause(&self, time: Option<Duration>) {
         let end = time.map(|time| Instant::now() + time);
         let mut inner = self.state.lock();
-        while !inner.stopped {
+        let hung_up = inner.hung_up;
+        while !inner.stopped && inner.hung_up == hung_up {
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
             let left = left.unwrap_or(Duration::from_secs(3600));
             if left.is_zero() {

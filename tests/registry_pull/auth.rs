@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 use coracle::ErrorKind;
 use coracle::registry::{Credentials, Registry};
 
 use crate::common::http::Response;
-use crate::common::images::Skopeo;
+use crate::common::images::{MANIFEST, Skopeo, blob_file};
 use crate::common::registry::Registry as Server;
 use crate::common::relay::{Fault, Rule};
 use crate::common::server::Scripted;
@@ -225,6 +227,23 @@ fn credentials_do_not_follow_a_redirect() {
             assert_eq!(request.header("Referer"), None);
         }
     }
+}
+
+#[test]
+fn addresses_in_a_manifest_are_not_visited() {
+    let scene = require!(with_password("auth-urls"));
+    let evil = Scripted::start(|_| Response::new(200).body("x"));
+    let path = blob_file(&scene.sandbox.join("layout"), &scene.digest);
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    for part in ["/layers/0", "/layers/1", "/config"] {
+        manifest.pointer_mut(part).unwrap()["urls"] = json!([evil.url()]);
+    }
+    let kind = "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd";
+    manifest["layers"][1]["mediaType"] = json!(kind);
+    let answer = Response::new(200).header("Content-Type", MANIFEST).body(manifest.to_string());
+    scene.relay.rule(Rule::get("/v2/app/manifests/").fault(Fault::Respond(answer)));
+    scene.pull(&logged_in(&scene, anna())).unwrap();
+    assert_eq!(evil.requests().len(), 0);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod auth;
 #[path = "../common/mod.rs"]
 mod common;
+mod embedding;
 mod faults;
 mod hostile;
 mod peers;
