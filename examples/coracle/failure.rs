@@ -72,12 +72,23 @@ impl Failure {
     }
 }
 
+/// What the library hints at, in words of this command line.
+fn as_option(hint: &str) -> String {
+    let words = [
+        ("Registry::login, or `docker login`", "`coracle login`"),
+        ("Builder::plain_http", "--insecure-registry"),
+        ("Builder::certificate_authority", "a ca.crt in --cert-dir"),
+        ("Builder::client_certificate", "client.cert and client.key in --cert-dir"),
+    ];
+    words.iter().fold(hint.to_owned(), |hint, (library, here)| hint.replace(library, here))
+}
+
 impl From<Error> for Failure {
     fn from(err: Error) -> Self {
         if err.raw_os_error() == Some(nix::libc::EPIPE) {
             return Self::broken_pipe();
         }
-        let hint = err.hint().map(str::to_owned);
+        let hint = err.hint().map(as_option);
         Self { hint, kind: Some(err.kind()), ..Self::new(format!("{err:#}")) }
     }
 }

@@ -38,6 +38,10 @@ impl Condition {
         self.name == name
     }
 
+    pub fn parts(&self) -> (&str, &str) {
+        (&self.name, &self.value)
+    }
+
     /// The filter with this condition too.
     pub fn add_to(&self, filter: Filter, store: &Store) -> Result<Filter> {
         let Self { name, value } = self;

@@ -1,4 +1,4 @@
-//! Images without a daemon: a command line like docker's on the library's image store.
+//! Images without a daemon: a command line like docker's on the library's image store and registries.
 //!
 //!     cargo run --example coracle -- images --tree
 //!
@@ -15,14 +15,22 @@ mod human;
 mod images;
 mod import;
 mod inspect;
+mod login;
+mod manifest;
 mod names;
 mod output;
 mod progress;
+mod prompt;
 mod prune;
+mod pull;
+mod push;
+mod registries;
 mod root;
 mod run;
+mod search;
 mod squash;
 mod template;
+mod transfers;
 mod tree;
 mod usage;
 mod verify;
@@ -34,6 +42,7 @@ use clap::{Parser, Subcommand};
 
 use failure::{Failure, Result, USAGE};
 use output::Output;
+use registries::Registries;
 use root::Root;
 
 /// Images and their layers, in a directory of your own and without a daemon
@@ -46,18 +55,22 @@ use root::Root;
 struct Cli {
     #[command(flatten)]
     root: Root,
+    #[command(flatten)]
+    registries: Registries,
     #[command(subcommand)]
     command: Command,
 }
 
 const AFTER_HELP: &str = "\
 Examples:
-  docker save app:1 | coracle load              fetch an image from docker, or from an archive
+  coracle pull debian:12                        fetch an image from a registry
+  docker save app:1 | coracle load              or from docker, or from an archive
   coracle images --tree                         what there is, and what was made of what
   coracle history app:1                         how an image came about
   coracle inspect -f '{{json .Config}}' app:1   what it runs
   coracle tag app:1 app:stable
   coracle run --rm app:1                        run it, and forget what it writes
+  coracle push registry.example/team/app:1      send one to a registry
   coracle rmi app:1
   coracle system df                             what takes the space
   coracle prune                                 make room
@@ -73,6 +86,11 @@ Exit status:
 #[derive(Subcommand)]
 enum Command {
     Run(run::Args),
+    Pull(pull::Args),
+    Push(push::Args),
+    Login(login::LoginArgs),
+    Logout(login::LogoutArgs),
+    Search(search::Args),
     Diff(containers::DiffArgs),
     Commit(containers::CommitArgs),
     Export(archives::ExportArgs),
@@ -92,6 +110,9 @@ enum Command {
     /// Manage images: the same commands under docker's other names
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Image(ImageCommand),
+    /// Look at manifests in registries
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Manifest(ManifestCommand),
     /// Manage the store
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     System(SystemCommand),
@@ -110,6 +131,13 @@ enum ImageCommand {
     Load(archives::LoadArgs),
     Import(import::Args),
     Prune(prune::Args),
+    Pull(pull::Args),
+    Push(push::Args),
+}
+
+#[derive(Subcommand)]
+enum ManifestCommand {
+    Inspect(manifest::InspectArgs),
 }
 
 #[derive(Subcommand)]
@@ -118,9 +146,19 @@ enum SystemCommand {
 }
 
 impl Command {
-    fn run(self, root: &Root, out: &mut Output) -> Result<()> {
+    fn run(self, root: &Root, registries: &Registries, out: &mut Output) -> Result<()> {
         match self {
-            Self::Run(args) => args.run(root),
+            Self::Run(args) => args.run(root, registries),
+            Self::Pull(args) | Self::Image(ImageCommand::Pull(args)) => {
+                args.run(root, registries, out)
+            }
+            Self::Push(args) | Self::Image(ImageCommand::Push(args)) => {
+                args.run(root, registries, out)
+            }
+            Self::Login(args) => args.run(registries, out),
+            Self::Logout(args) => args.run(registries, out),
+            Self::Search(args) => args.run(registries, out),
+            Self::Manifest(ManifestCommand::Inspect(args)) => args.run(registries, out),
             Self::Diff(args) => args.run(root, out),
             Self::Commit(args) => args.run(root, out),
             Self::Export(args) => args.run(root),
@@ -148,7 +186,7 @@ fn run() -> Result<()> {
         Ok(cli) => cli,
         Err(err) => return misused(&err, &mut out),
     };
-    let done = cli.command.run(&cli.root, &mut out);
+    let done = cli.command.run(&cli.root, &cli.registries, &mut out);
     // What was printed before a failure is seen before it.
     let flushed = out.flush();
     done.and(flushed)

@@ -27,6 +27,12 @@ impl Output {
     }
 }
 
+/// Says something beside the output.
+pub fn note(line: &str) {
+    // Where nobody listens, nobody misses it.
+    let _ = writeln!(io::stderr(), "{}", harmless(line));
+}
+
 /// The text with control characters as escapes (of JSON, which stays JSON), but for line ends and tabs.
 fn harmless(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());

@@ -5,14 +5,18 @@ use std::error::Error;
 
 use clap::ArgGroup;
 use coracle::ErrorKind;
-use coracle::image::{Image, Platform};
+use coracle::image::{Image, Platform, Reference};
 use coracle::layers::Rootfs;
 use coracle::namespaces::{Command, ExitStatus, Signal, Stdio};
 
 use crate::containers::Container;
 use crate::failure::{Failure, Result, USAGE};
+use crate::output::note;
 use crate::progress::Spinner;
+use crate::pull::Fetch;
+use crate::registries::Registries;
 use crate::root::Root;
+use crate::transfers::Say;
 
 /// Run a command on an image, isolated, and wait for its end
 ///
@@ -46,6 +50,9 @@ pub struct Args {
     /// Of an image for several platforms, this one's
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
+    /// Fetch the image from a registry: if it is not here, in any case, or never
+    #[arg(long, value_enum, default_value = "missing", value_name = "WHEN")]
+    pull: When,
     /// Let it write nowhere but to volumes and temporary files
     #[arg(long)]
     read_only: bool,
@@ -60,6 +67,13 @@ pub struct Args {
     /// The command and its arguments
     #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum When {
+    Missing,
+    Always,
+    Never,
 }
 
 const HELP: &str = "\
@@ -80,16 +94,18 @@ const NO_PROGRAM: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
 impl Args {
-    pub fn run(self, root: &Root) -> Result<()> {
-        let status = self.status(root).map_err(|failure| failure.exiting_with_at_least(USAGE))?;
+    pub fn run(self, root: &Root, registries: &Registries) -> Result<()> {
+        let status = self
+            .status(root, registries)
+            .map_err(|failure| failure.exiting_with_at_least(USAGE))?;
         match ended(status) {
             0 => Ok(()),
             code => Err(Failure::with_status(code, "")),
         }
     }
 
-    fn status(&self, root: &Root) -> Result<ExitStatus> {
-        let image = root.image(&self.image, self.platform.as_ref())?;
+    fn status(&self, root: &Root, registries: &Registries) -> Result<ExitStatus> {
+        let image = self.image(root, registries)?;
         let words = self.words(&image)?;
         let spinner = Spinner::new("unpacking");
         let (rootfs, container) = match &self.name {
@@ -111,6 +127,33 @@ impl Args {
             }
             (done, _) => done,
         }
+    }
+
+    /// The image, which may have to be fetched first. That is told on standard error: the output is the command's.
+    fn image(&self, root: &Root, registries: &Registries) -> Result<Image> {
+        let here = || root.image(&self.image, self.platform.as_ref());
+        match self.pull {
+            When::Never => return here(),
+            When::Missing => match here() {
+                Err(failure) if failure.is_not_found() => {}
+                found => return found,
+            },
+            When::Always => {}
+        }
+        let reference: Reference = self.image.parse()?;
+        if self.pull == When::Missing {
+            note(&format!("Unable to find image '{}' locally", reference.familiar()));
+        }
+        let registry = registries.client(reference.registry())?;
+        let (store, platform) = (root.store_to_fill()?, self.platform.clone());
+        let fetch = Fetch { registry, store, platform, quiet: false };
+        let say: Say = &mut |line| {
+            note(line);
+            Ok(())
+        };
+        let (image, newer) = fetch.run(&reference, say)?;
+        say(&Fetch::status(&reference.familiar(), newer))?;
+        Ok(image)
     }
 
     /// Program and arguments.

@@ -401,7 +401,9 @@ impl Client {
         };
         builder = match &self.settings.proxy {
             // It could not reach what is on this machine, unless it is there too.
-            Proxy::Environment if !url.host_str().is_some_and(is_loopback) => builder,
+            Proxy::Environment if !url.host_str().is_some_and(is_loopback) && !proxies_off() => {
+                builder
+            }
             Proxy::Environment | Proxy::None => builder.no_proxy(),
             Proxy::Given { address, except } => {
                 let proxy = reqwest::Proxy::all(address).map_err(|err| {
@@ -419,6 +421,12 @@ impl Client {
             Error::new(ErrorKind::Os, format!("set up connections: {}", why.unwrap_or_default()))
         })
     }
+}
+
+/// Whether the environment excepts everything: the HTTP client takes its `*` for names only, not for addresses.
+fn proxies_off() -> bool {
+    let mut variables = ["NO_PROXY", "no_proxy"].into_iter().filter_map(std::env::var_os);
+    variables.any(|except| except.to_str().is_some_and(|it| it.trim() == "*"))
 }
 
 /// Host and port, as users write them.

@@ -69,6 +69,13 @@ pub(super) fn explain(err: &reqwest::Error) -> Failure {
             Error::new(ErrorKind::Unavailable, format!("its address is not known: {innermost}"));
         return Failure { error: error.with_hint("is the name right?"), remedy: Remedy::None };
     }
+    if let Some(why) = innermost.strip_prefix("tunnel error: ") {
+        let message = format!("the proxy makes no connection to it: {why}");
+        let error = Error::new(ErrorKind::Unavailable, message);
+        return Failure::again(error.with_hint(
+            "the proxy may not reach it, or want a name and a password, which belong in its address",
+        ));
+    }
     match os {
         Some(errno) => {
             let refused = errno == libc::ECONNREFUSED;

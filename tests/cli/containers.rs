@@ -60,7 +60,8 @@ fn a_command_runs_on_an_image_and_its_end_is_told() {
     );
     fails(&store, &["run", "--rm", "busybox:1", "nonesuch"], 127, &["nonesuch"]);
     fails(&store, &["run", "--rm", "busybox:1", "/etc/old"], 126, &["/etc/old"]);
-    fails(&store, &["run", "--rm", "nobody", "sh"], 125, &["no such image: nobody"]);
+    let never = ["run", "--rm", "--pull", "never", "nobody", "sh"];
+    fails(&store, &never, 125, &["no such image: nobody"]);
     fails(
         &store,
         &["run", "--rm", "--entrypoint", "", "busybox:1"],

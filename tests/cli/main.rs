@@ -13,6 +13,9 @@ mod changes;
 mod containers;
 mod docker;
 mod lists;
+mod proxies;
+mod registries;
+mod remote;
 mod usage;
 
 use std::path::PathBuf;
