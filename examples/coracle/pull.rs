@@ -84,14 +84,12 @@ impl Fetch {
     pub fn run(&self, reference: &Reference, say: Say) -> Result<(Image, bool)> {
         let name = reference.to_string();
         let before = self.here(&name).map(|image| image.digest());
-        if !self.quiet {
-            let which = match (reference.digest(), reference.tag()) {
-                (Some(digest), _) => digest.to_string(),
-                (None, tag) => tag.unwrap_or_default().to_owned(),
-            };
-            say(&format!("{which}: Pulling from {}", reference.repository()))?;
-        }
-        let mut transfer = Transfer::new(Direction::Pull, self.quiet);
+        let which = match (reference.digest(), reference.tag()) {
+            (Some(_), _) => reference.familiar(),
+            (None, tag) => tag.unwrap_or_default().to_owned(),
+        };
+        let title = format!("{which}: Pulling from {}", reference.repository());
+        let mut transfer = Transfer::new(Direction::Pull, self.quiet, Some(title));
         let image = transfer.watch(say, |progress| {
             let mut pull = self.registry.pull(&name, &self.store);
             if let Some(platform) = &self.platform {
@@ -104,9 +102,6 @@ impl Fetch {
         })?;
         let newer = before != Some(image.digest());
         if !self.quiet {
-            if newer {
-                transfer.release(say)?;
-            }
             say(&format!("Digest: {}", image.digest()))?;
         }
         Ok((image, newer))

@@ -70,7 +70,7 @@ impl Args {
         say: Say,
     ) -> Result<()> {
         let name = reference.to_string();
-        let mut transfer = Transfer::new(Direction::Push, self.quiet);
+        let mut transfer = Transfer::new(Direction::Push, self.quiet, None);
         let pushed = transfer.watch(say, |progress| {
             let mut push = registry.push(store, &name, &name);
             if let Some(platform) = &self.platform {

@@ -25,17 +25,19 @@ pub struct Transfer {
     direction: Direction,
     quiet: bool,
     bars: Option<MultiProgress>,
+    /// What comes first, once it is known that there is something to tell of.
+    title: Option<String>,
     layers: HashMap<Digest, (Phase, Option<ProgressBar>)>,
     /// What was here, to be told if anything else is.
     held: Vec<String>,
 }
 
 impl Transfer {
-    pub fn new(direction: Direction, quiet: bool) -> Self {
+    pub fn new(direction: Direction, quiet: bool, title: Option<String>) -> Self {
         // Bars that lines of the same run cut through are none.
         let terminal = !quiet && io::stdout().is_terminal() && io::stderr().is_terminal();
         let bars = terminal.then(MultiProgress::new);
-        Self { direction, quiet, bars, layers: HashMap::new(), held: Vec::new() }
+        Self { direction, quiet, bars, title, layers: HashMap::new(), held: Vec::new() }
     }
 
     /// Runs `work` on another thread, and tells of what it sends.
@@ -54,11 +56,18 @@ impl Transfer {
             (told, working.join())
         });
         let done = done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        told.map(|()| done)
+        told.and_then(|()| self.begin(say)).map(|()| done)
     }
 
-    /// Tells of the layers that were here, once it is known that it matters.
-    pub fn release(&mut self, say: Say) -> Result<()> {
+    fn begin(&mut self, say: Say) -> Result<()> {
+        match self.title.take().filter(|_| !self.quiet) {
+            Some(title) => say(&title),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells of the layers that were here, once another comes that was not.
+    fn release(&mut self, say: Say) -> Result<()> {
         self.held.drain(..).try_for_each(|line| say(&line))
     }
 
@@ -67,6 +76,7 @@ impl Transfer {
         if self.quiet {
             return Ok(());
         }
+        self.begin(say)?;
         let known = self.layers.get(&layer).map(|(phase, _)| *phase);
         if let Some(bars) = &self.bars {
             let (_, bar) = self.layers.entry(layer).or_insert_with(|| {

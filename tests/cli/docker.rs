@@ -7,8 +7,12 @@ use coracle::image::{ConfigChanges, Import, Store};
 
 use crate::common::archive::Tar;
 use crate::common::engines::Docker;
+use crate::common::http::Response;
+use crate::common::registry::Registry;
+use crate::common::server::Scripted;
 use crate::common::stack::inside;
 use crate::common::{require, setup};
+use crate::remote::scene;
 use crate::{finish, run};
 
 /// All but sizes, which are docker's of files and ours of blobs, and digests, which docker has of pulled images alone.
@@ -149,4 +153,100 @@ fn commands_print_and_end_as_dockers_do() {
         let ran = same(arguments);
         assert_ne!(ran.status, 0, "{arguments:?}");
     }
+}
+
+/// Of what a pull prints, what comes in any order or only at times.
+fn settled(out: &str) -> Vec<&str> {
+    let lines = sorted(out).into_iter();
+    lines
+        .filter(|line| !line.ends_with("Verifying Checksum") && !line.ends_with("Waiting"))
+        .collect()
+}
+
+#[test]
+fn registries_are_spoken_of_as_docker_does() {
+    let server = require!(Registry::builder().htpasswd("anna", "sesame").start());
+    let scene = require!(scene("cli-docker-registry", server));
+    let docker = require!(Docker::start(&scene.dir, "overlay2"));
+    let (host, name) = (scene.server.address(), scene.server.name("app:1"));
+    let config = scene.dir.join("theirs");
+    let different = std::cell::RefCell::new(Vec::new());
+    let same = |arguments: &[&str], input: &str| {
+        let input = || std::fs::File::open(scene.dir.file("stdin", input)).unwrap();
+        let mut theirs = docker.command(arguments);
+        let theirs = finish(theirs.env("DOCKER_CONFIG", &config).stdin(input()));
+        let ours = finish(scene.command(arguments).stdin(input()));
+        let alike = ours.status == theirs.status
+            && settled(&ours.out) == settled(&theirs.out)
+            && ours.err.is_empty() == theirs.err.is_empty();
+        if !alike {
+            different.borrow_mut().push((format!("{arguments:?}"), theirs, ours));
+        }
+    };
+    let repository = scene.server.name("app");
+    let at = format!("{repository}@{}", scene.digest);
+    same(&["pull", &name], "");
+    let login = ["login", "-u", "anna", "--password-stdin", host];
+    same(&login, "wrong");
+    same(&login, "sesame");
+    for arguments in [
+        &["pull", &name][..],
+        &["pull", &name],
+        &["pull", "--quiet", &name],
+        &["pull", &at],
+        &["image", "pull", "-a", &repository],
+        &["pull", "-q", "-a", &repository],
+        &["rmi", &scene.server.name("app:2")],
+        &["pull", &scene.server.name("app:2")],
+        &["pull", &repository],
+        &["pull", "-a", &name],
+        &["pull", &scene.server.name("nobody:1")],
+        &["pull", "127.0.0.1:1/app"],
+        &["pull", "registry.invalid/app"],
+        &["pull", "UPPER"],
+        &["pull"],
+        &["pull", &name, &name],
+        &["pull", "--bogus", &name],
+        &["push"],
+        &["push", &scene.server.name("nobody:1")],
+        &["push", "--quiet", &name],
+        // A second time docker says the same, though there is nothing to remove.
+        &["logout", host],
+        &["login", host],
+        &["login", "--password-stdin", host],
+        &["login", "-u", "anna", "-p", "x", "--password-stdin", host],
+        &["login", "-u", "anna", "-p", "wrong", host],
+        &["login", "-u", "anna", "-p", "sesame", host],
+        &["login", "-u", "anna", "-p", "sesame", "127.0.0.1:1"],
+        &["login", "a", "b"],
+        &["search"],
+        &["search", "--limit", "0", "x"],
+        &["search", "--limit", "x", "x"],
+        &["manifest", "inspect", &scene.server.name("nobody:1")],
+        &["manifest", "inspect"],
+    ] {
+        same(arguments, "");
+    }
+
+    let found = r#"{"results":[{"name":"a","description":"one\ntwo","star_count":7},
+        {"name":"b","description":"So much of it that it does not fit into the column that there is.","star_count":9,"is_official":true}]}"#;
+    let index = Scripted::start(move |request| match request.path() {
+        "/v1/search" => Response::json(found),
+        "/v1/_ping" => Response::json(r#"{"standalone":true}"#),
+        _ => Response::new(404),
+    });
+    let term = format!("{}/x", index.address());
+    const FOUND: &str = "{{.Description}}|{{.StarCount}}|{{.IsOfficial}}|{{.IsAutomated}}";
+    for arguments in [
+        &["search", "--format", FOUND, &term][..],
+        &["search", "--no-trunc", "--format", FOUND, &term],
+        &["search", "--format", "table {{.StarCount}}\t{{.Description}}", &term],
+        &["search", "--filter", "is-official=true", "--format", FOUND, &term],
+        &["search", "--filter", "stars=8", "--format", FOUND, &term],
+        &["search", "--filter", "bogus=8", &term],
+    ] {
+        same(arguments, "");
+    }
+    let different = different.into_inner();
+    assert!(different.is_empty(), "{different:#?}");
 }

@@ -47,7 +47,7 @@ fn a_pull_prints_what_dockers_does() {
     );
     let at = format!("{repository}@{}", scene.digest);
     let said = scene.lines(&["pull", &at]);
-    assert_eq!(said[0], format!("{}: Pulling from app", scene.digest));
+    assert_eq!(said[0], format!("{at}: Pulling from app"));
     assert_eq!(scene.lines(&["images", "-q", "--no-trunc", &scene.server.name("app:2")]).len(), 1);
 
     scene.fails(&["pull", "-a", &scene.server.name("app:1")], 1, &["--all-tags/-a"]);
@@ -270,7 +270,8 @@ fn a_manifest_is_shown_as_it_is_there() {
     let mut layout = common::images::Layout::new(scene.dir.join("index"));
     let layer =
         layout.layer(&common::images::tar(&[("a", b"a")])[..], common::images::Packing::Plain);
-    let parts = ["amd64", "arm64"].map(|machine| layout.manifest(machine, &[layer.clone()]));
+    let parts =
+        ["amd64", "arm64"].map(|machine| layout.manifest(machine, std::slice::from_ref(&layer)));
     layout.index("many", &parts);
     require!(Skopeo::new(&scene.server)).push(layout.path(), "many", "many:1");
     let said = scene.run(&["manifest", "inspect", "--verbose", &scene.server.name("many:1")]);
