@@ -107,6 +107,7 @@ impl Examiners {
     }
 
     /// As many at a time as this.
+    #[cfg(feature = "registry")]
     pub(super) fn at_once(mut self, count: usize) -> Self {
         self.free = Mutex::new(count.max(1));
         self

@@ -1,6 +1,7 @@
 //! Requests: to the right address, with the right credentials, and again where that may help.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::pin;
@@ -47,7 +48,6 @@ pub(super) struct Settings {
     pub(super) patience: Duration,
 }
 
-#[derive(Debug)]
 pub(super) enum Proxy {
     /// As HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say.
     Environment,
@@ -56,6 +56,18 @@ pub(super) enum Proxy {
         address: String,
         except: String,
     },
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Environment => f.write_str("Environment"),
+            Self::None => f.write_str("None"),
+            Self::Given { address, except } => {
+                f.debug_tuple("Given").field(&without_password(address)).field(except).finish()
+            }
+        }
+    }
 }
 
 /// A request.

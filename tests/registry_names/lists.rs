@@ -5,6 +5,7 @@ use coracle::registry::{Credentials, Registry};
 
 use crate::common::http::{Request, Response};
 use crate::common::images::Skopeo;
+use crate::common::proxy::ForwardProxy;
 use crate::common::registry::Registry as Server;
 use crate::common::relay::{Fault, Relay, Rule};
 use crate::common::require;
@@ -165,4 +166,28 @@ fn what_is_no_list_of_names_is_refused() {
     }
     let err = client().repositories("a b").blocking().unwrap_err();
     assert_eq!(err.kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn a_given_proxy_is_gone_through_with_its_password() {
+    let server = require!(filled(&["app:1"]));
+    let proxy = require!(ForwardProxy::with_account("anna", "hidden-4711"));
+    let address = proxy.url_as("anna", "hidden-4711");
+    // A proxy that is given is asked for what is on this machine, too.
+    let through = Registry::builder().proxy(&address).plain_http(server.address());
+    assert!(!format!("{through:?}").contains("hidden-4711"), "{through:?}");
+    assert_eq!(through.build().unwrap().tags(server.name("app")).blocking().unwrap(), ["1"]);
+    let asked = format!("GET http://{}/v2/app/tags/list", server.address());
+    assert!(proxy.requests().iter().any(|line| line.starts_with(&asked)), "{:?}", proxy.requests());
+    let before = proxy.requests().len();
+    let except = Registry::builder().proxy_except(&address, "127.0.0.0/8");
+    let except = except.plain_http(server.address()).build().unwrap();
+    assert_eq!(except.tags(server.name("app")).blocking().unwrap(), ["1"]);
+    assert_eq!(proxy.requests().len(), before);
+    let wrong = proxy.url_as("otto", "hidden-4711");
+    let wrong = Registry::builder().proxy(wrong).plain_http(server.address()).retries(0);
+    let wrong = wrong.build().unwrap();
+    let err = wrong.tags(server.name("app")).blocking().unwrap_err();
+    let told = format!("{err:?} {wrong:?}");
+    assert!(told.contains("40") && !told.contains("hidden-4711"), "{told}");
 }
