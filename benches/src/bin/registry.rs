@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use coracle::image::{Import, Store};
 use coracle::layers::Compression;
@@ -49,6 +50,21 @@ fn serve(what: &str, args: &[&str]) -> Result<()> {
             client.pull(name, &store).blocking()?;
             contender::serve(|| timed(|| client.pull(name, &store).blocking()))
         }
+        ("push", [store, name, dir]) => {
+            let (client, store) = (Client::new()?, Store::open(store)?);
+            pushing(dir, |to| timed(|| client.push(&store, name, to).blocking()))
+        }
+        // The script finds where to push to in `$TO`.
+        ("push-script", [before, script, dir]) => pushing(dir, |to| {
+            let run = |script: &str| -> Result<()> {
+                let mut command = Command::new("sh");
+                command.args(["-ec", script]).env("TO", to).stdin(Stdio::null());
+                command.stdout(Stdio::null()).stderr(Stdio::null());
+                succeed(command.status()?.success())
+            };
+            run(before)?;
+            timed(|| run(script))
+        }),
         ("script", [script, after, args @ ..]) => {
             let run = |script: &str| -> Result<()> {
                 let mut command = Command::new("sh");
@@ -63,6 +79,18 @@ fn serve(what: &str, args: &[&str]) -> Result<()> {
         }
         _ => Err("not a contender".into()),
     }
+}
+
+/// Serves pushes, each to a registry that is empty yet.
+fn pushing(dir: &str, mut push: impl FnMut(&str) -> Result<Duration>) -> Result<()> {
+    let dir = Path::new(dir);
+    contender::serve(|| {
+        let registry = Registry::start(dir)?;
+        let took = push(&format!("{}/pushed:1", registry.address()))?;
+        drop(registry);
+        fs::remove_dir_all(dir)?;
+        Ok(took)
+    })
 }
 
 /// Where everything is.
@@ -95,7 +123,8 @@ fn compare(rounds: usize, directory: &str) -> Result<()> {
     place.pulls(rounds, "one", &one, Some(&layer))?;
     place.pulls(rounds, "eight", &eight, None)?;
     place.pulls(rounds, "zstd", &zstd, None)?;
-    place.again(rounds, &one)
+    place.again(rounds, &one)?;
+    place.pushes(rounds, &one)
 }
 
 /// The file of an image's first layer.
@@ -193,6 +222,34 @@ impl Place {
         }
         interleave(&mut all, rounds)?;
         table(&format!("Pull of {what}, until a process could be started on it"), &all, 0);
+        println!("\ncoracle has had {} MiB", all[0].peak_memory()? / 1024);
+        Ok(())
+    }
+
+    fn pushes(&self, rounds: usize, name: &str) -> Result<()> {
+        let at = |name: &str| text(&self.dir.join(format!("{name}-target")));
+        let source = text(&self.dir.join("source"));
+        let podman = self.podman();
+        let push = format!("{podman} push --tls-verify=false {name} docker://$TO");
+        sh(&format!("{podman} pull --tls-verify=false {name} >/dev/null 2>&1"), &[])?;
+        let from = Store::open(&source)?.image("one")?.references()[0].to_string();
+        let copy = format!("skopeo copy --dest-tls-verify=false oci:{source}:{from} docker://$TO");
+        let mut all = vec![
+            Contender::of_ourselves("coracle", &["push", &source, "one", &at("coracle")])?,
+            Contender::of_ourselves("podman", &["push-script", "true", &push, &at("podman")])?,
+            Contender::of_ourselves("skopeo", &["push-script", "true", &copy, &at("skopeo")])?,
+        ];
+        if let Some(docker) = &self.docker {
+            let docker = docker.client().join(" ");
+            sh(&format!("{docker} pull {name} >/dev/null 2>&1"), &[])?;
+            let (tag, push) = (format!("{docker} tag {name} $TO"), format!("{docker} push $TO"));
+            all.push(Contender::of_ourselves(
+                "docker",
+                &["push-script", &tag, &push, &at("docker")],
+            )?);
+        }
+        interleave(&mut all, rounds)?;
+        table("Push of one layer to an empty registry", &all, 0);
         println!("\ncoracle has had {} MiB", all[0].peak_memory()? / 1024);
         Ok(())
     }
