@@ -12,9 +12,9 @@ use serde::Deserialize;
 
 use super::answer::Answer;
 use super::challenge::Challenge;
-use super::client::Client;
+use super::client::{Client, authority};
 use super::credentials::Credentials;
-use super::endpoint::{Endpoint, is_loopback, same_site};
+use super::endpoint::{Endpoint, is_local, is_loopback, same_site};
 use super::failure::Failure;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -209,34 +209,34 @@ fn basic_header(user: &str, password: &str) -> Result<HeaderValue> {
     Ok(header)
 }
 
-/// Whether credentials for a registry may be sent to a token server.
-fn check_realm(client: &Client, endpoint: &Endpoint, realm: &Url) -> Result<()> {
-    let server = realm.host_str().unwrap_or_default();
-    let authority = match realm.port() {
-        Some(port) => format!("{server}:{port}"),
-        None => server.to_owned(),
+/// Whether a token server may be asked, and be sent the credentials for a registry if there are any.
+fn check_realm(client: &Client, endpoint: &Endpoint, realm: &Url, secret: bool) -> Result<()> {
+    let (server, authority) = (realm.host_str().unwrap_or_default(), authority(realm));
+    let own = endpoint.host();
+    let refuse = |what: &str, why: &str| {
+        let message = format!("the registry {} {what} {authority}, {why}", endpoint.name);
+        Error::new(ErrorKind::SafetyViolation, message)
     };
+    const SENDS: &str = "wants its credentials sent to";
     let allowed_plain = is_loopback(server) || client.settings().plain.contains(&authority);
-    if realm.scheme() == "http" && !allowed_plain {
-        return Err(refuse_realm(endpoint, &authority, "which is spoken to without TLS")
+    if secret && realm.scheme() == "http" && !allowed_plain {
+        return Err(refuse(SENDS, "which is spoken to without TLS")
             .with_hint("Builder::plain_http allows plain HTTP by the token server's name"));
     }
-    let own = endpoint.host();
     let trusted =
         client.settings().token_servers.iter().any(|name| *name == server || *name == authority);
-    if trusted || same_site(&own, server) {
-        return Ok(());
+    let trust = "if it is the registry's own, Builder::trust_token_server allows it by name";
+    match () {
+        () if trusted => Ok(()),
+        () if is_local(server) && !is_local(&own) => {
+            let why = "which is not for a registry to point at";
+            Err(refuse("wants tokens fetched from", why).with_hint(trust))
+        }
+        () if secret && !same_site(&own, server) => {
+            Err(refuse(SENDS, "which is of another site").with_hint(trust))
+        }
+        () => Ok(()),
     }
-    Err(refuse_realm(endpoint, &authority, "which is of another site")
-        .with_hint("if it is the registry's own, Builder::trust_token_server allows it by name"))
-}
-
-fn refuse_realm(endpoint: &Endpoint, server: &str, why: &str) -> Error {
-    let name = &endpoint.name;
-    Error::new(
-        ErrorKind::SafetyViolation,
-        format!("the registry {name} wants its credentials sent to {server}, {why}"),
-    )
 }
 
 /// As token servers answer.
@@ -274,9 +274,7 @@ impl TokenRequest<'_> {
     }
 
     async fn fetch(&self, client: &Client) -> Result<Token, Failure> {
-        if self.credentials.is_some() {
-            check_realm(client, self.endpoint, self.realm)?;
-        }
+        check_realm(client, self.endpoint, self.realm, self.credentials.is_some())?;
         let asked = Instant::now();
         let answer = self.ask(client).await?;
         if !answer.status().is_success() {

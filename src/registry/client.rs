@@ -16,7 +16,7 @@ use reqwest::{Body, Method, StatusCode, Url};
 use super::answer::Answer;
 use super::auth::{Auth, Scope};
 use super::credentials::{CredentialSource, Credentials};
-use super::endpoint::{Endpoint, Scheme, is_loopback};
+use super::endpoint::{Endpoint, Scheme, is_local, is_loopback};
 use super::failure::{Failure, Remedy, explain, too_late};
 use super::tls::{Identity, Trust};
 use crate::error::{Error, ErrorKind, Result};
@@ -351,13 +351,15 @@ impl Client {
         Err(Error::new(ErrorKind::Malformed, message).into())
     }
 
-    /// Refuses to go from TLS to none.
-    fn check_leads(&self, home: &Url, url: &Url) -> Result<()> {
+    /// Refuses to go from TLS to none, and from elsewhere to where only this machine can go.
+    pub(super) fn check_leads(&self, home: &Url, url: &Url) -> Result<()> {
         let host = url.host_str().unwrap_or_default();
+        if is_local(host) && !home.host_str().is_some_and(is_local) {
+            let message = format!("it leads to {host}, which is not for a registry to point at");
+            return Err(Error::new(ErrorKind::SafetyViolation, message));
+        }
         let plain = url.scheme() == "http"
-            && (home.scheme() == "http"
-                || is_loopback(host)
-                || self.settings.plain.contains(&authority(url)));
+            && (home.scheme() == "http" || self.settings.plain.contains(&authority(url)));
         if url.scheme() == "https" || plain {
             return Ok(());
         }

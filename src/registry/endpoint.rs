@@ -76,6 +76,18 @@ pub(super) fn is_loopback(host: &str) -> bool {
     }
 }
 
+/// Whether an address leads to this machine or its link, where services trust whoever can ask: those of a cloud tell
+/// secrets at 169.254.169.254.
+pub(super) fn is_local(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let local = match address.parse::<IpAddr>().map(|address| address.to_canonical()) {
+        Ok(IpAddr::V4(it)) => it.is_loopback() || it.is_link_local() || it.is_unspecified(),
+        Ok(IpAddr::V6(it)) => it.is_loopback() || it.is_unicast_link_local() || it.is_unspecified(),
+        Err(_) => false,
+    };
+    local || is_loopback(host)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scheme {
     Https,
@@ -153,6 +165,24 @@ mod tests {
             ("docker.io", false),
         ] {
             assert_eq!(Endpoint::registry(name).is_loopback(), loopback, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_only_this_machine_reaches_is_local() {
+        for host in [
+            "localhost",
+            "127.0.0.1",
+            "[::1]",
+            "169.254.169.254",
+            "[fe80::1]",
+            "0.0.0.0",
+            "[::ffff:127.0.0.1]",
+        ] {
+            assert!(is_local(host), "{host}");
+        }
+        for host in ["10.0.0.1", "example.com", "[2001:db8::1]", "192.168.1.1"] {
+            assert!(!is_local(host), "{host}");
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use coracle::ErrorKind;
+use coracle::image::Store;
 use coracle::registry::{Credentials, Registry};
 
 use crate::common::http::Response;
@@ -13,7 +14,7 @@ use crate::common::registry::Registry as Server;
 use crate::common::relay::{Fault, Rule};
 use crate::common::server::Scripted;
 use crate::common::tokens::{TokenServer, basic};
-use crate::common::{Missing, require};
+use crate::common::{Missing, require, setup};
 use crate::{Scene, client, says, scene, scene_with};
 
 fn anna() -> Credentials {
@@ -225,6 +226,35 @@ fn credentials_do_not_follow_a_redirect() {
         for request in asked {
             assert_eq!(request.header("Authorization"), None);
             assert_eq!(request.header("Referer"), None);
+        }
+    }
+}
+
+#[test]
+fn a_registry_elsewhere_cannot_point_at_this_machine() {
+    // As a proxy it answers for a registry elsewhere.
+    let inner = Scripted::start(|_| Response::json("{\"token\": \"t\"}"));
+    let url = inner.url();
+    for to in [url.clone(), "http://169.254.169.254".to_owned(), "http://[::1]:1".to_owned()] {
+        for login in [false, true] {
+            let to = to.clone();
+            let proxy = Scripted::start(move |_| match login {
+                false => Response::redirect(307, format!("{to}/x")),
+                true => Response::new(401)
+                    .header("WWW-Authenticate", format!("Bearer realm=\"{to}/token\"")),
+            });
+            let sandbox = setup("auth-inner");
+            let store = Store::open(sandbox.join("store")).unwrap();
+            let name = "registry.example:5000/app:1";
+            let registry = Registry::builder()
+                .proxy_except(proxy.url(), "127.0.0.1,169.254.169.254,::1")
+                .plain_http("registry.example:5000")
+                .retries(0)
+                .build()
+                .unwrap();
+            let err = registry.pull(name, &store).blocking().unwrap_err();
+            says(&err, ErrorKind::SafetyViolation, &["registry.example:5000", "to point at"]);
+            assert_eq!(inner.requests().len(), 0);
         }
     }
 }
