@@ -54,6 +54,12 @@ pub fn documents(data: &[u8]) {
     crate::image::fuzzing::documents(data);
 }
 
+/// What registries say in headers, and what they are called.
+#[cfg(feature = "registry")]
+pub fn registry_headers(data: &[u8]) {
+    crate::registry::fuzzing::headers(data);
+}
+
 fn again<T: FromStr<Err: Display> + Display + PartialEq + Debug>(text: &str) -> Option<T> {
     match text.parse::<T>() {
         Ok(value) => {
@@ -175,6 +181,21 @@ mod tests {
             "VOLUME [\"/a\"]",
         ];
         mutated(image_names, &seeds);
+    }
+
+    #[cfg(feature = "registry")]
+    #[test]
+    fn registry_headers_hold() {
+        let seeds = [
+            "Bearer realm=\"https://auth.example.com/token\",service=\"registry.example\",scope=\"repository:a:pull\"",
+            "Basic realm=\"a\\\"b\", Negotiate abc=, Digest qop=\"auth\"",
+            "</v2/_catalog?last=b&n=100>; rel=\"next\", <https://other.example/>; rel=prev",
+            "</v2/a/tags/list?n=1&last=%2F>; title=\"x>y\"; rel=next",
+            "registry.example:5000",
+            "[::ffff:127.0.0.1]:5000",
+            "127.0.0.1",
+        ];
+        mutated(registry_headers, &seeds);
     }
 
     #[cfg(feature = "image")]

@@ -45,6 +45,8 @@ mod download;
 mod endpoint;
 mod failure;
 mod flight;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod helper;
 mod listing;
 mod login;
