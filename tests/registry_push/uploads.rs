@@ -106,7 +106,7 @@ fn serve(
         ("HEAD", _) => Ok(Response::new(404)),
         ("POST", _) => {
             let mut shelf = shelf.lock().unwrap();
-            let upload = shelf.requests.len().to_string();
+            let upload = shelf.uploads.len().to_string();
             shelf.uploads.insert(upload.clone(), Vec::new());
             let answer = Response::new(202).header("Location", location(&upload));
             Ok(match manners.least {
