@@ -102,16 +102,21 @@ impl Drop for Contender {
     }
 }
 
+/// Asks each in turn, `rounds` times after five to warm up.
+pub fn interleave(contenders: &mut [Contender], rounds: usize) -> Result<()> {
+    interleave_warm(contenders, 5, rounds)
+}
+
 /// Asks each in turn, `rounds` times after a few to warm up; in random order, as the kernel takes apart what one
 /// leaves behind while the next is at it, and with a pause for the same reason.
-pub fn interleave(contenders: &mut [Contender], rounds: usize) -> Result<()> {
+pub fn interleave_warm(contenders: &mut [Contender], warm: usize, rounds: usize) -> Result<()> {
     let mut order: Vec<usize> = (0..contenders.len()).collect();
-    for round in 0..rounds + 5 {
+    for round in 0..warm + rounds {
         order.sort_by_cached_key(|_| RandomState::new().hash_one(()));
         for &i in &order {
             std::thread::sleep(Duration::from_millis(10));
             let time = contenders[i].ask(1)?;
-            if round >= 5 {
+            if round >= warm {
                 contenders[i].times.push(time);
             }
         }

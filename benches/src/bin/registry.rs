@@ -9,20 +9,26 @@ use std::time::Duration;
 use coracle::image::{Import, Store};
 use coracle::layers::Compression;
 use coracle::registry::Registry as Client;
-use coracle_benches::contender::{self, Contender, Result, interleave, succeed, table, timed};
+use coracle_benches::contender::{self, Contender, Result, interleave_warm, succeed, table, timed};
 use coracle_benches::docker::Docker;
 use coracle_benches::registry::Registry;
 use coracle_benches::{debian, sh};
 
-const USAGE: &str = "usage: registry [ROUNDS [DIRECTORY]]";
+const USAGE: &str = "usage: registry [ROUNDS [DIRECTORY [PART ...]]]";
+
+/// What it measures, when none of it is named.
+const PARTS: &[&str] = &["one", "eight", "zstd", "again", "pushes"];
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", what, ref rest @ ..] => serve(what, rest),
-        [] => compare(5, "/dev/shm"),
-        [rounds] => compare(rounds.parse()?, "/dev/shm"),
-        [rounds, directory] => compare(rounds.parse()?, directory),
+        [] => compare(5, "/dev/shm", PARTS),
+        [rounds] => compare(rounds.parse()?, "/dev/shm", PARTS),
+        [rounds, directory] => compare(rounds.parse()?, directory, PARTS),
+        [rounds, directory, ref parts @ ..] if parts.iter().all(|part| PARTS.contains(part)) => {
+            compare(rounds.parse()?, directory, parts)
+        }
         _ => Err(USAGE.into()),
     }
 }
@@ -100,7 +106,7 @@ struct Place {
     docker: Option<Docker>,
 }
 
-fn compare(rounds: usize, directory: &str) -> Result<()> {
+fn compare(rounds: usize, directory: &str, parts: &[&str]) -> Result<()> {
     let cache = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/tests");
     fs::create_dir_all(&cache)?;
     let plain = debian(&cache.canonicalize()?)?;
@@ -117,14 +123,19 @@ fn compare(rounds: usize, directory: &str) -> Result<()> {
     );
     let source = Store::open(dir.path().join("source"))?;
     let one = place.offer(&source, "one", &plain, Compression::Gzip)?;
-    let zstd = place.offer(&source, "zstd", &plain, Compression::Zstd)?;
-    let eight = place.eight(&plain)?;
-    let layer = source.blob_file("one")?;
-    place.pulls(rounds, "one", &one, Some(&layer))?;
-    place.pulls(rounds, "eight", &eight, None)?;
-    place.pulls(rounds, "zstd", &zstd, None)?;
-    place.again(rounds, &one)?;
-    place.pushes(rounds, &one)
+    for part in parts {
+        match *part {
+            "one" => place.pulls(rounds, part, &one, Some(&source.blob_file("one")?))?,
+            "eight" => place.pulls(rounds, part, &place.eight(&plain)?, None)?,
+            "zstd" => {
+                let zstd = place.offer(&source, "zstd", &plain, Compression::Zstd)?;
+                place.pulls(rounds, part, &zstd, None)?;
+            }
+            "again" => place.again(rounds, &one)?,
+            _ => place.pushes(rounds, &one)?,
+        }
+    }
+    Ok(())
 }
 
 /// The file of an image's first layer.
@@ -220,7 +231,7 @@ impl Place {
             let gunzip = format!("gunzip -c {} >/dev/null", layer.display());
             all.push(Contender::of_ourselves("gunzip alone", &["script", &gunzip, "true"])?);
         }
-        interleave(&mut all, rounds)?;
+        interleave_warm(&mut all, 1, rounds)?;
         table(&format!("Pull of {what}, until a process could be started on it"), &all, 0);
         println!("\ncoracle has had {} MiB", all[0].peak_memory()? / 1024);
         Ok(())
@@ -248,7 +259,7 @@ impl Place {
                 &["push-script", &tag, &push, &at("docker")],
             )?);
         }
-        interleave(&mut all, rounds)?;
+        interleave_warm(&mut all, 1, rounds)?;
         table("Push of one layer to an empty registry", &all, 0);
         println!("\ncoracle has had {} MiB", all[0].peak_memory()? / 1024);
         Ok(())
@@ -264,7 +275,7 @@ impl Place {
             let pull = format!("{} pull {name}", docker.client().join(" "));
             all.push(Contender::of_ourselves("docker", &["script", &pull, "true"])?);
         }
-        interleave(&mut all, rounds)?;
+        interleave_warm(&mut all, 1, rounds)?;
         table("Pull of what is here", &all, 0);
         Ok(())
     }
