@@ -94,6 +94,10 @@ mod machine;
 pub(crate) mod sys;
 
 pub mod cgroups;
+#[cfg(feature = "container")]
+pub mod container;
+#[cfg(feature = "container")]
+mod engine;
 #[cfg(feature = "image")]
 pub mod image;
 #[cfg(feature = "layers")]
@@ -102,6 +106,8 @@ pub mod namespaces;
 #[cfg(feature = "registry")]
 pub mod registry;
 
+#[cfg(feature = "container")]
+pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 
 /// 1,024 bytes.
