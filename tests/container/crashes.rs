@@ -102,6 +102,10 @@ fn the_containers_of_a_killed_process_are_found_dead() {
             );
         }
         drop((engine, plain, scene));
+        // As their parent is dead, they have become this process's children.
+        while nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG))
+            .is_ok_and(|it| it.pid().is_some())
+        {}
         before.assert_unchanged();
     });
 }

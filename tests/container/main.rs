@@ -59,7 +59,9 @@ fn scene(name: &str) -> Result<Scene, Missing> {
 impl Scene {
     /// Does once what opens descriptors that stay: those of the cgroup hierarchies.
     fn warm_up(&self) {
-        let container = self.engine.container("box").command(["true"]).remove_on_exit();
+        // With its thread, it goes again.
+        let engine = Engine::open(self.dir.join("root")).unwrap();
+        let container = engine.container("box").command(["true"]).remove_on_exit();
         container.start().unwrap().wait().unwrap();
     }
 }
