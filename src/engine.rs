@@ -72,9 +72,7 @@ impl Engine {
 
     /// Begins a container of an image that is in the store, by its name, id or digest.
     pub fn container(&self, image: impl Into<String>) -> ContainerBuilder {
-        let mut config = Config::default();
-        config.image = image.into();
-        self.container_of(config)
+        self.container_of(Config { image: image.into(), ..Config::default() })
     }
 
     /// Begins a container of all of its settings.

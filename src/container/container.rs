@@ -1,7 +1,6 @@
 //! A handle on one container.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -244,7 +243,10 @@ impl Container {
         let signal = config.stop_signal.clone().or_else(of_image).filter(|it| !it.is_empty());
         let signal = signal.map_or(Ok(Signal::TERM), |signal| signal.parse())?;
         let grace = grace.or_else(|| config.stop_timeout.map(Duration::from_secs)).unwrap_or(GRACE);
-        let pidfd = open(&locked.record)?;
+        let Some(pidfd) = locked.record.process.and_then(ProcessId::open) else {
+            drop(locked);
+            return self.wait_until_recorded();
+        };
         let _ = sys::spawn::send_signal(&pidfd, signal.number());
         if locked.record.phase == Phase::Paused {
             cgroup(&locked.record)?.thaw()?;
@@ -255,15 +257,15 @@ impl Container {
         let ended = sys::wait::poll(&pidfd, Some(grace)).context(|| "wait for its end")?;
         if !ended {
             let _ = sys::spawn::send_signal(&pidfd, libc::SIGKILL);
+            if !sys::wait::poll(&pidfd, Some(DYING)).context(|| "wait for its end")? {
+                return Err(Error::new(ErrorKind::TimedOut, "it does not die, even by SIGKILL"));
+            }
         }
-        self.wait_until_recorded(&pidfd)
+        self.wait_until_recorded()
     }
 
     /// Waits until its supervisor has written down that it has ended.
-    fn wait_until_recorded(&self, pidfd: &OwnedFd) -> Result<()> {
-        if !sys::wait::poll(pidfd, Some(DYING)).context(|| "wait for its end")? {
-            return Err(Error::new(ErrorKind::TimedOut, "it does not die, even by SIGKILL"));
-        }
+    fn wait_until_recorded(&self) -> Result<()> {
         match self.locked_when_recorded() {
             // It was to go with its end.
             Err(err) if err.kind() == ErrorKind::NotFound => Ok(()),
@@ -619,11 +621,6 @@ impl Container {
             return Err(Error::unsupported("another process runs it: stop it first"));
         }
         launch::rootfs(&locked, &launch::image_of(&locked)?)
-    }
-
-    /// The directory with its files: for its log.
-    pub(crate) fn directory(&self) -> PathBuf {
-        self.home.directory(&self.id)
     }
 }
 

@@ -3,6 +3,7 @@
 mod attach;
 mod builder;
 mod config;
+#[allow(clippy::module_inception, reason = "a file is named for its main type")]
 mod container;
 mod etc;
 mod files;

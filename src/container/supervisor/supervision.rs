@@ -320,12 +320,7 @@ impl Supervision {
                 }
                 locked.record.ended(Some(exit), None);
                 if restart {
-                    locked.record.phase = Phase::Restarting;
-                    locked.record.supervisor = Some(self.supervisor.identity);
-                    let restarts = locked.record.restarts;
-                    let pause =
-                        FIRST_PAUSE.saturating_mul(1 << restarts.min(10)).min(LONGEST_PAUSE);
-                    self.alarm(pause, Alarm::Restart(container.clone(), restarts));
+                    self.restart_later(&mut locked, &container);
                 }
                 let remove = locked.identity.config.remove && !restart;
                 if remove {
@@ -346,6 +341,15 @@ impl Supervision {
             }
         }
         container.home().has_ended(container.id());
+    }
+
+    /// Lets some time pass first, the more the oftener it was.
+    fn restart_later(&mut self, locked: &mut Locked<'_>, container: &Container) {
+        let restarts = locked.record.restarts;
+        locked.record.phase = Phase::Restarting;
+        locked.record.supervisor = Some(self.supervisor.identity);
+        let pause = FIRST_PAUSE.saturating_mul(1 << restarts.min(10)).min(LONGEST_PAUSE);
+        self.alarm(pause, Alarm::Restart(container.clone(), restarts));
     }
 
     fn restart(&mut self, container: &Container, restarts: u32) {
@@ -372,12 +376,7 @@ impl Supervision {
                 let again = restart_after(&locked, Exit::killed());
                 locked.record.ended(None, Some(format!("{err:#}")));
                 if again {
-                    locked.record.phase = Phase::Restarting;
-                    locked.record.supervisor = Some(self.supervisor.identity);
-                    let restarts = locked.record.restarts;
-                    let pause =
-                        FIRST_PAUSE.saturating_mul(1 << restarts.min(10)).min(LONGEST_PAUSE);
-                    self.alarm(pause, Alarm::Restart(container.clone(), restarts));
+                    self.restart_later(&mut locked, container);
                 }
             }
         }

@@ -279,7 +279,7 @@ impl Task {
         for (number, client) in &self.clients {
             let mut flags = EpollFlags::EPOLLIN;
             flags.set(EpollFlags::EPOLLOUT, client.is_behind());
-            let _ = poller.change(client, flags, self.token(Slot::Client(*number)));
+            poller.change(client, flags, self.token(Slot::Client(*number)));
         }
         let full = self.clients.iter().any(|(_, client)| client.is_full());
         match (full, self.choked) {
@@ -308,7 +308,7 @@ impl Task {
     fn watch_sources(&self, flags: EpollFlags, poller: &Poller) {
         for (index, source) in self.sources.iter().enumerate() {
             if let Some(source) = source {
-                let _ = poller.change(source, flags, self.token(Slot::Source(index)));
+                poller.change(source, flags, self.token(Slot::Source(index)));
             }
         }
     }
