@@ -20,6 +20,8 @@ use coracle::image::{Image, Import, Load, Store};
 use coracle::layers::{ArchiveLimits, Compression};
 use tar::EntryType;
 
+use common::archive::attributes;
+use common::victim::Random;
 use common::{require, setup};
 use drivers::each;
 use fixture::{Entry, compress, inventory, open, tar};
@@ -40,7 +42,7 @@ fn layers() -> Vec<(&'static str, Vec<Entry>)> {
                 Entry::directory("etc").mode(0o700),
                 Entry::file("etc/gone", "gone"),
                 Entry::file("etc/kept", "kept").mode(0o4755),
-                Entry::directory("opt").mode(0o711).owner(3, 4),
+                Entry::directory("opt").mode(0o711).owner(3, 4).xattr("user.of", b"the lowest"),
                 Entry::file("opt/hidden", "hidden"),
                 Entry::directory("usr"),
                 Entry::directory("usr/lib"),
@@ -53,6 +55,8 @@ fn layers() -> Vec<(&'static str, Vec<Entry>)> {
         ("with another top", vec![Entry::directory("./").mode(0o711).mtime(99), large("top")]),
         ("upon another top", vec![large("upon")]),
         ("passes a directory", vec![large("opt/passed/on")]),
+        ("passes what it names", vec![large("opt/first"), Entry::directory("opt").mode(0o700)]),
+        ("passes a whole one", vec![large("usr/lib/under/all")]),
         ("passes a link", vec![large("lib/library")]),
         ("links below", vec![Entry::link("linked", EntryType::Link, "base"), large("beside")]),
         (
@@ -70,13 +74,14 @@ fn layers() -> Vec<(&'static str, Vec<Entry>)> {
 /// All that can be told of the files of the unpacked layers, in the order of the layers.
 fn unpacked(store: &Store, image: &Image) -> Vec<BTreeMap<PathBuf, String>> {
     let layers = store.layers().unwrap();
-    let told = |metadata: &Metadata| {
+    let told = |path: &Path, metadata: &Metadata| {
         let (mode, owner) = (metadata.mode(), (metadata.uid(), metadata.gid()));
         // Whiteouts are of the moment.
         let whiteout = metadata.file_type().is_char_device();
         let mtime = (!whiteout).then(|| (metadata.mtime(), metadata.mtime_nsec()));
         let size = if metadata.is_dir() { 0 } else { metadata.len() };
-        format!("{mode:o} {owner:?} {mtime:?} {size} {}", metadata.rdev())
+        let (device, attributes) = (metadata.rdev(), attributes(path));
+        format!("{mode:o} {owner:?} {mtime:?} {size} {device} {attributes:?}")
     };
     let walk = |key: String| {
         let (top, mut found) = (layers.path(&key).join("tree"), BTreeMap::new());
@@ -86,7 +91,7 @@ fn unpacked(store: &Store, image: &Image) -> Vec<BTreeMap<PathBuf, String>> {
             if metadata.is_dir() {
                 ahead.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             }
-            found.insert(path.strip_prefix(&top).unwrap().to_owned(), told(&metadata));
+            found.insert(path.strip_prefix(&top).unwrap().to_owned(), told(&path, &metadata));
         }
         found
     };
@@ -125,6 +130,77 @@ fn loaded_layers_are_unpacked_as_they_would_be_later() {
         }
         assert_eq!((early.len(), later.len()), (layers().len(), layers().len()));
     });
+}
+
+/// A few entries of few names, so that layers meet: in any order, through links and what is no directory.
+fn random_layer(random: &mut Random) -> Vec<Entry> {
+    let directory = |random: &mut Random| {
+        let names = (0..=random.below(3)).map(|_| if random.below(2) == 0 { "a" } else { "b" });
+        names.collect::<Vec<_>>().join("/")
+    };
+    let file = |random: &mut Random| {
+        format!("{}/{}", directory(random), if random.below(2) == 0 { "f" } else { "g" })
+    };
+    let mut entries = vec![large(&format!("{}/large", directory(random)))];
+    for _ in 0..random.below(7) {
+        let (directory, file) = (directory(random), file(random));
+        let entry = match random.below(32) {
+            0..12 => Entry::directory(&directory),
+            12..24 => Entry::file(&file, "content"),
+            24 => Entry::file(&directory, "content"),
+            25 => Entry::link(&directory, EntryType::Symlink, ["b", "/b/a", ".."][file.len() % 3]),
+            26 | 27 => Entry::link(&file, EntryType::Symlink, &directory),
+            28 => Entry::link(&file, EntryType::Link, &format!("{directory}/f")),
+            29 => Entry::directory("./"),
+            30 => Entry::file(&format!("{directory}/.wh.f"), ""),
+            _ => Entry::file(&format!("{directory}/.wh..wh..opq"), ""),
+        };
+        let number = random.below(1000);
+        let mode = u32::try_from(number).unwrap();
+        let mode = if entry.kind == EntryType::Directory { 0o7000 | mode } else { 0o644 };
+        let entry = entry.mode(mode).owner(number, number + 1).mtime(number);
+        entries.push(match number % 3 {
+            // Only files and directories may have them.
+            0 | 1 if matches!(entry.kind, EntryType::Directory | EntryType::Regular) => {
+                entry.xattr(&format!("user.{number}"), &number.to_le_bytes())
+            }
+            _ => entry,
+        });
+    }
+    let first = random.below(entries.len() as u64);
+    entries.rotate_left(usize::try_from(first).unwrap());
+    entries
+}
+
+#[test]
+fn whatever_layers_leave_out_they_are_unpacked_as_they_would_be_later() {
+    require!(common::stacks());
+    require!(common::subordinate_ids());
+    let dir = setup("early-random");
+    let (mut whole, mut refused) = (0, 0);
+    for seed in 1..=common::rounds(20) as u64 {
+        let random = &mut Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let layers: Vec<_> = (0..4).map(|_| random_layer(random)).collect();
+        let source = open(&dir, &format!("source-{seed}"));
+        drivers::add(&source, "app", &layers);
+        let archive = fixture::save(&source, &["app"]);
+        let [early, later] = [true, false].map(|unpack| {
+            let store = open(&dir, &format!("store-{seed}-{unpack}"));
+            let image = Load::new(&store).unpack(unpack).read(&archive[..]).unwrap().remove(0);
+            let outcome = image.image.rootfs().map(drop).map_err(|err| err.kind());
+            let verified = store.verify().unwrap();
+            assert!(verified.is_sound() && verified.unchecked.is_empty(), "{seed}: {verified:?}");
+            // Of another user's files nothing can be told but that.
+            let root = common::root().is_ok();
+            let files = if root { unpacked(&store, &image.image) } else { Vec::new() };
+            store.remove_forced("app").unwrap();
+            store.collect_garbage().unwrap();
+            (outcome, files)
+        });
+        assert_eq!(early, later, "seed {seed}");
+        *(if early.0.is_ok() { &mut whole } else { &mut refused }) += 1;
+    }
+    assert!(whole > 0 && refused > 0, "{whole} images whole, {refused} refused");
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::store::Store;
-use super::unpacked::fill;
+use super::unpacked::{fill, settle};
 use crate::error::{Error, Result};
-use crate::layers::{ArchiveLimits, LayerStore, Staging, read_buffered};
+use crate::layers::{ArchiveLimits, Implied, LayerStore, Staging, read_buffered};
 
 /// Unpacks layers early, as if each were the lowest of its image. Their space is there for who needs it more.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ pub(super) struct Early(Arc<Mutex<Option<Made>>>);
 #[derive(Debug)]
 struct Made {
     staging: Staging,
-    stands_alone: bool,
-    has_top: bool,
+    /// `None` if it must be unpacked anew upon others.
+    implied: Option<Implied>,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -66,13 +66,11 @@ impl Unpacker {
         let _running = Running::begin(self);
         let from = UntilGivenUp { from, given_up: &self.given_up };
         let staging = self.layers.prepare(&[])?;
-        let unpacked = fill(&staging, from, self.limits)?;
+        let (unpacked, implied) = fill(&staging, from, self.limits)?;
         if unpacked.entries == 0 {
             return Err(Error::invalid("it may be no layer at all"));
         }
-        let (stands_alone, has_top) = (unpacked.stands_alone, unpacked.has_top);
-        let made = Made { staging, stands_alone, has_top };
-        let early = Early(Arc::new(Mutex::new(Some(made))));
+        let early = Early(Arc::new(Mutex::new(Some(Made { staging, implied }))));
         lock(&self.progress).made.push(early.clone());
         Ok(early)
     }
@@ -112,23 +110,16 @@ impl Drop for Running<'_> {
 }
 
 impl Early {
-    /// The layer upon these others. `None` if they change what it looks like.
-    pub(super) fn upon(&self, parents: &[&str], limits: ArchiveLimits) -> Result<Option<Staging>> {
-        let Some(Made { mut staging, stands_alone, has_top }) = lock(&self.0).take() else {
-            return Ok(None);
-        };
+    /// The layer upon these others. `None` if it must be unpacked anew, for what they have in it.
+    pub(super) fn upon(&self, parents: &[&str]) -> Option<Staging> {
+        let Made { mut staging, implied } = lock(&self.0).take()?;
         if parents.is_empty() {
-            return Ok(Some(staging));
+            return Some(staging);
         }
-        if !stands_alone || !staging.keeps_differences() {
-            return Ok(None);
-        }
+        let implied = implied.filter(|_| staging.keeps_differences())?;
         staging.set_parents(parents);
-        if !has_top {
-            // An empty archive leaves nothing to do but that.
-            fill(&staging, &[0; 1024][..], limits)?;
-        }
-        Ok(Some(staging))
+        // Whoever unpacks it anew is told what does not work.
+        settle(&staging, &implied).is_ok_and(|settled| settled).then_some(staging)
     }
 }
 

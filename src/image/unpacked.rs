@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::BufRead;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -24,7 +24,8 @@ use super::manifest::Blob;
 use super::store::Store;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::layers::{
-    Ahead, ArchiveLimits, Change, Compression, LayerStore, Owner, Stack, Staging, Unpack, Unpacked,
+    Ahead, ArchiveLimits, Change, Compression, Implied, LayerStore, Owner, Stack, Staging, Unpack,
+    Unpacked,
 };
 
 /// What is known of an unpacked layer, beside its tree.
@@ -169,11 +170,7 @@ impl Image {
             }
             let (below, chain) = (stack.below(at), stack.chains[at]);
             work.hold_chain(chain)?;
-            let taken = match early(&blob.digest) {
-                Some(early) => early.upon(&below, self.store().limits())?,
-                None => None,
-            };
-            let staging = match taken {
+            let staging = match early(&blob.digest).and_then(|early| early.upon(&below)) {
                 Some(staging) => staging,
                 None => {
                     let staging = layers.prepare(&below);
@@ -276,12 +273,22 @@ fn unpack_blob(
     Ok(())
 }
 
-/// Unpacks the tar stream of a layer.
+/// Unpacks the tar stream of a layer. What the lower layers have a say in comes back, if it is no more than that.
 pub(super) fn fill(
     staging: &Staging,
     from: impl BufRead,
     limits: ArchiveLimits,
-) -> Result<Unpacked> {
+) -> Result<(Unpacked, Option<Implied>)> {
+    onto(staging, |unpack, tree| unpack.limits(limits).run_here(from, tree))
+}
+
+/// Makes of a layer that was unpacked before the lower ones what it would have become upon them. Returns whether it
+/// can be.
+pub(super) fn settle(staging: &Staging, implied: &Implied) -> Result<bool> {
+    onto(staging, |unpack, tree| unpack.settle(implied, tree))
+}
+
+fn onto<T>(staging: &Staging, work: impl FnOnce(Unpack<'_>, &OwnedFd) -> Result<T>) -> Result<T> {
     let tree = staging.open_tree().context(|| "open the new layer")?;
     let lower = match staging.lower()? {
         Some(lower) => {
@@ -289,13 +296,13 @@ pub(super) fn fill(
         }
         None => None,
     };
-    let mut unpack = Unpack::new().limits(limits).overlay(staging.keeps_differences());
+    let mut unpack = Unpack::new().overlay(staging.keeps_differences());
     match &lower {
         Some(lower) => unpack = unpack.lower(lower),
         // Or the driver keeps whole trees, in which no marks are left either.
         None => unpack = unpack.lowest(true),
     }
-    unpack.run_here(from, &tree)
+    work(unpack, &tree)
 }
 
 /// Where a layer comes from.

@@ -21,7 +21,7 @@ mod scratch;
 mod touched;
 
 #[cfg(feature = "image")]
-pub(crate) use archive::{Ahead, Kind, Reader, read_buffered};
+pub(crate) use archive::{Ahead, Implied, Kind, Reader, read_buffered};
 pub use archive::{ArchiveLimits, Pack, Packed, Unpack, Unpacked};
 pub use change::{Change, ChangeKind};
 pub use compression::{Compression, Decoder, Encoder};

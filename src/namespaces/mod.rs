@@ -1,7 +1,5 @@
 //! Isolated processes.
 
-#[cfg(feature = "container")]
-mod adopt;
 mod capabilities;
 mod capability;
 mod child;

@@ -4,6 +4,7 @@ mod acl;
 mod ahead;
 mod attributes;
 mod finish;
+mod implied;
 mod limits;
 mod lower;
 mod pack;
@@ -18,6 +19,8 @@ mod writer;
 
 #[cfg(feature = "image")]
 pub(crate) use ahead::{Ahead, read_buffered};
+#[cfg(feature = "image")]
+pub(crate) use implied::Implied;
 pub use limits::ArchiveLimits;
 pub use pack::{Pack, Packed};
 #[cfg(feature = "image")]

@@ -77,8 +77,11 @@ pub(super) struct Tree<'a> {
     pub(super) skip_devices: bool,
     /// Whether there are no lower layers.
     pub(super) lowest: bool,
-    /// Whether what is in the lower layers has made, or would have made, a difference, but for the top.
+    /// Whether what is in the lower layers has made, or would have made, a difference, but for the top and for
+    /// directories that were passed.
     pub(super) depends: bool,
+    /// Directories that were missing in this layer on the way to what the archive has an entry for.
+    pub(super) passed: BTreeSet<Vec<u8>>,
     /// Whether deletions are written down as overlays do, with marks of this name for directories.
     pub(super) marks: Option<&'static std::ffi::CStr>,
     /// What is still to be set, by path.
@@ -122,6 +125,7 @@ impl<'a> Tree<'a> {
             skip_devices: false,
             lowest: false,
             depends: false,
+            passed: BTreeSet::new(),
             metadata: BTreeMap::new(),
             hidden: BTreeSet::new(),
             made: BTreeSet::new(),
@@ -368,8 +372,11 @@ impl<'a> Tree<'a> {
                 Err(errno) => return Err(errno).context(attempt),
             }
             // It is not in this layer.
-            self.depends = true;
             let path = here.join(name);
+            match make {
+                Some(_) => drop(self.passed.insert(path.clone())),
+                None => self.depends = true,
+            }
             let mut attributes = Attributes::of_missing_directory(make.unwrap_or_default());
             if let Some(lower) = &self.lower
                 && !self.is_hidden(&path)

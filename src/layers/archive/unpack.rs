@@ -12,6 +12,7 @@ use nix::sys::stat::Mode;
 use super::ahead::Ahead;
 use super::attributes::Owners;
 use super::finish::Setter;
+use super::implied::Implied;
 use super::limits::ArchiveLimits;
 use super::lower::Lower;
 use super::reader::{Entry, Reader};
@@ -162,12 +163,32 @@ impl<'a> Unpack<'a> {
     pub fn run(&self, archive: impl Read + Send, directory: impl AsFd) -> Result<Unpacked> {
         thread::scope(|scope| {
             let ahead = Ahead::of(scope, archive).context(|| "start a thread")?;
-            self.run_here(ahead, directory)
+            self.run_here(ahead, directory).map(|(unpacked, _)| unpacked)
         })
     }
 
-    /// [`run`](Self::run), without another thread.
-    pub(crate) fn run_here(&self, archive: impl BufRead, directory: impl AsFd) -> Result<Unpacked> {
+    /// [`run`](Self::run), without another thread. If all that the lower layers have a say in are directories that
+    /// the archive has no entries for, these come with it.
+    pub(crate) fn run_here(
+        &self,
+        archive: impl BufRead,
+        directory: impl AsFd,
+    ) -> Result<(Unpacked, Option<Implied>)> {
+        self.with_tree(directory, |tree| unpack(&mut Reader::new(archive, self.limits), tree))
+    }
+
+    /// Makes of a directory that was unpacked to without the lower layers what it would have become upon them.
+    /// Returns whether it can be, without an archive; if not it is worth nothing.
+    #[cfg_attr(not(feature = "image"), allow(dead_code, reason = "for images"))]
+    pub(crate) fn settle(&self, implied: &Implied, directory: impl AsFd) -> Result<bool> {
+        self.with_tree(directory, |tree| tree.settle(implied))
+    }
+
+    fn with_tree<T>(
+        &self,
+        directory: impl AsFd,
+        work: impl FnOnce(Tree<'_>) -> Result<T>,
+    ) -> Result<T> {
         let automatic;
         let privileged = effective_capabilities() & CAP_CHOWN != 0;
         let namespace = match self.namespace {
@@ -200,7 +221,7 @@ impl<'a> Unpack<'a> {
         let mut tree = Tree::new(reopen(directory)?, lower, owners, setter, marks)?;
         tree.skip_devices = self.skip_devices;
         tree.lowest = self.lowest;
-        unpack(&mut Reader::new(archive, self.limits), tree)
+        work(tree)
     }
 }
 
@@ -223,15 +244,19 @@ fn reopen(directory: impl AsFd) -> Result<OwnedFd> {
     }
 }
 
-fn unpack(archive: &mut Reader<impl BufRead>, mut tree: Tree<'_>) -> Result<Unpacked> {
+pub(super) fn unpack(
+    archive: &mut Reader<impl BufRead>,
+    mut tree: Tree<'_>,
+) -> Result<(Unpacked, Option<Implied>)> {
     tree.begin()?;
     while let Some(entry) = archive.next()? {
         make(archive, &mut tree, &entry).map_err(|err| explain(err, &entry))?;
     }
-    let (stands_alone, has_top) = (!tree.depends, tree.has_top());
+    let (implied, has_top) = (tree.implied(), tree.has_top());
     tree.finish()?;
     let (entries, bytes) = archive.totals();
-    Ok(Unpacked { entries, bytes, stands_alone, has_top })
+    let stands_alone = implied.as_ref().is_some_and(Implied::is_top_at_most);
+    Ok((Unpacked { entries, bytes, stands_alone, has_top }, implied))
 }
 
 fn explain(err: Error, entry: &Entry) -> Error {
