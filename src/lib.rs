@@ -28,6 +28,8 @@
 //!   changed in it.
 //! - `image` (feature): images with names and history in a store that several processes share.
 //! - `registry` (feature): images from registries and to them.
+//! - `container` (feature): containers with a name, a life and a state on disk; `Engine` ties them, their images and
+//!   volumes together.
 //!
 //! # What it does to your process
 //!
@@ -40,7 +42,8 @@
 //!
 //! # What it does not do
 //!
-//! It starts no daemon and no background thread, but for those that serve a registry's connections, and runs no other
+//! It starts no daemon and no background thread, but for those that serve a registry's connections, and the one with which an
+//! `Engine` looks after the containers that it has started, and runs no other
 //! program, but for `newuidmap` and `newgidmap` when an unprivileged host wants a range of ids, and the credential
 //! helpers that Docker's configuration names. It does not hide downgrades: what the
 //! kernel cannot do is an error that says so.
@@ -52,6 +55,7 @@
 //! | `layers` (default) | root file system stacks |
 //! | `image` (default) | images in a content store |
 //! | `registry` (default) | images from registries: HTTP, TLS and a runtime of its own (about 100 crates more) |
+//! | `container` (default) | containers and the engine |
 //! | `systemd` | `cgroups::delegate_by_systemd`: a delegated scope, asked for over D-Bus (about 60 crates more) |
 //!
 //! Without features there are `namespaces` and `cgroups`, and 12 crates in the tree.
@@ -94,6 +98,10 @@ mod machine;
 pub(crate) mod sys;
 
 pub mod cgroups;
+#[cfg(feature = "container")]
+pub mod container;
+#[cfg(feature = "container")]
+mod engine;
 #[cfg(feature = "image")]
 pub mod image;
 #[cfg(feature = "layers")]
@@ -102,6 +110,8 @@ pub mod namespaces;
 #[cfg(feature = "registry")]
 pub mod registry;
 
+#[cfg(feature = "container")]
+pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 
 /// 1,024 bytes.

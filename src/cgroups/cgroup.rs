@@ -186,6 +186,28 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// The cgroup with these [`paths`](Self::paths), as far as they are there. It is left alone when the value is dropped.
+    #[cfg(feature = "container")]
+    pub(crate) fn at_paths(paths: &[PathBuf]) -> Result<Self> {
+        let layout = Layout::current()?;
+        let open = |hierarchy: &Hierarchy, v2| {
+            let top = hierarchy.root.join("");
+            let below = paths.iter().find_map(|path| path.strip_prefix(&top).ok()?.to_str());
+            Node::open(hierarchy, v2, &hierarchy.root, below.filter(|below| !below.is_empty())?)
+        };
+        let cgroup = Self {
+            unified: layout.unified.as_ref().and_then(|h| open(h, true)),
+            legacy: layout.legacy.iter().filter_map(|h| open(h, false)).collect(),
+            owned: false,
+            name: paths.first().map(|path| path.display().to_string()).unwrap_or_default(),
+        };
+        if cgroup.nodes().next().is_none() {
+            let message = format!("there is no cgroup {}", cgroup.name);
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
+        Ok(cgroup)
+    }
+
     /// Moves every process of the caller's own v2 cgroup, the caller among them, into a child of it, so that cgroups with
     /// limits can be made below. Returns the new place. Call it only in a cgroup that is yours: a container's, or a
     /// delegated systemd unit (systemd's manual calls this the way to use `Delegate=yes`).

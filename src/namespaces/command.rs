@@ -63,6 +63,7 @@ pub struct Command {
     pub(super) env_clear: bool,
     pub(super) env: BTreeMap<OsString, Option<OsString>>,
     pub(super) current_dir: Option<PathBuf>,
+    pub(super) make_current_dir: bool,
     pub(super) streams: [Option<Stdio>; 3],
     pub(super) fds: Vec<(i32, Arc<OwnedFd>)>,
     pub(super) terminal: Option<TerminalSize>,
@@ -133,6 +134,7 @@ impl Command {
             env_clear: false,
             env: BTreeMap::new(),
             current_dir: None,
+            make_current_dir: false,
             streams: [None, None, None],
             fds: Vec::new(),
             terminal: None,
@@ -225,6 +227,13 @@ impl Command {
     /// The working directory, as the process sees it; in a container `/` by default. It must exist.
     pub fn current_dir(&mut self, path: impl AsRef<Path>) -> &mut Self {
         self.current_dir = Some(path.as_ref().into());
+        self
+    }
+
+    /// Makes the working directory of a container if it is missing, for its root and open to all, and what is missing
+    /// above it.
+    pub fn make_current_dir(&mut self) -> &mut Self {
+        self.make_current_dir = true;
         self
     }
 
@@ -566,6 +575,27 @@ impl Command {
     pub fn output(&mut self) -> Result<Output> {
         let streams = [Stdio::null(), Stdio::piped(), Stdio::piped()];
         super::spawner::spawn(self, None, streams)?.wait_with_output()
+    }
+
+    /// Takes from `base` what is not said here of what holds for every process of a container.
+    #[cfg(feature = "container")]
+    pub(crate) fn fill_from(&mut self, base: Self) {
+        let mut env = base.env;
+        env.append(&mut self.env);
+        self.env = env;
+        let mut rlimits = base.rlimits;
+        rlimits.append(&mut self.rlimits);
+        self.rlimits = rlimits;
+        if self.user.is_none() {
+            self.groups = self.groups.take().or(base.groups);
+        }
+        self.user = self.user.take().or(base.user);
+        self.current_dir = self.current_dir.take().or(base.current_dir);
+        self.capabilities = self.capabilities.take().or(base.capabilities);
+        self.no_new_privileges = self.no_new_privileges.or(base.no_new_privileges);
+        self.seccomp = self.seccomp.take().or(base.seccomp);
+        self.apparmor = self.apparmor.take().or(base.apparmor);
+        self.selinux = self.selinux.take().or(base.selinux);
     }
 
     /// Whether it has a root of its own.

@@ -19,6 +19,11 @@ impl Device {
         Self { source: path.into(), target: path.into() }
     }
 
+    /// Where it is on the host.
+    pub fn source(&self) -> &Path {
+        &self.source
+    }
+
     /// Puts it at `path` inside instead.
     pub fn at(mut self, path: impl AsRef<Path>) -> Self {
         self.target = path.as_ref().into();

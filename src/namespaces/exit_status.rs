@@ -58,6 +58,12 @@ impl ExitStatus {
         Self { raw, cause, usage }
     }
 
+    /// As it was written down: with the memory limit, if the container had one, if memory ran out.
+    #[cfg(feature = "container")]
+    pub(crate) fn recorded(raw: i32, out_of_memory: Option<Option<u64>>) -> Self {
+        Self::new(raw, out_of_memory.map(|limit| Cause::OutOfMemory { limit }), None)
+    }
+
     /// Whether it exited with code 0.
     pub fn success(&self) -> bool {
         self.code() == Some(0)

@@ -1,5 +1,7 @@
 //! Isolated processes.
 
+#[cfg(feature = "container")]
+mod adopt;
 mod capabilities;
 mod capability;
 mod child;

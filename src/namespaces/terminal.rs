@@ -41,6 +41,12 @@ impl Terminal {
         Self(fd.into())
     }
 
+    /// The descriptor.
+    #[cfg(feature = "container")]
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.0.into()
+    }
+
     /// Changes the size; the foreground process gets SIGWINCH.
     pub fn resize(&self, size: TerminalSize) -> Result<()> {
         sys::terminal::set_size(&self.0, size.rows, size.columns)

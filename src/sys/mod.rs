@@ -33,6 +33,8 @@ pub(crate) mod reflink;
 pub(crate) mod root_dir;
 pub(crate) mod seccomp;
 pub(crate) mod signals;
+#[cfg(feature = "container")]
+pub(crate) mod socket;
 pub(crate) mod spawn;
 pub(crate) mod terminal;
 pub(crate) mod user_namespace;

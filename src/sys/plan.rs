@@ -163,6 +163,10 @@ pub(crate) enum Step {
         mount: Slot,
         target: Target,
     },
+    /// Makes a directory with all above it, where they are missing.
+    MakeDirectory {
+        target: Target,
+    },
     /// Binds what `from` refers to, a mount of this namespace.
     Bind {
         from: Slot,

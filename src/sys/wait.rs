@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+#[cfg(feature = "container")]
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How a process ended: the status of wait(2), and its use of resources where the kernel still had it.
@@ -62,6 +64,18 @@ pub(crate) fn wait(pidfd: impl AsFd, block: bool) -> io::Result<Option<Ended>> {
         _ => status,
     };
     Ok(Some(Ended { status, usage: Some(usage) }))
+}
+
+/// `pidfd_open(pid)`, Linux 5.3: of the process that has this id now.
+#[cfg(feature = "container")]
+pub(crate) fn open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointer.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// `struct pidfd_info` in its first size.

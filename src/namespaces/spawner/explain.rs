@@ -95,6 +95,7 @@ fn describe(step: &Step) -> String {
             format!("mount {} on {}", file_system(fs), at(target))
         }
         Step::Mount { fs, target: None, .. } => format!("mount {}", file_system(fs)),
+        Step::MakeDirectory { target } => format!("make the directory {}", at(target)),
         Step::Attach { target, .. } => format!("mount on {}", at(target)),
         Step::Bind { target, .. } => format!("bind to {}", at(target)),
         Step::Open { name, .. } => format!("open {}", shown(name)),

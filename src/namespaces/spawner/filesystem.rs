@@ -88,6 +88,12 @@ impl Builder<'_> {
         if !early {
             self.working_tree()?;
         }
+        if let Some(dir) =
+            self.command.current_dir.as_ref().filter(|_| self.command.make_current_dir)
+        {
+            let target = self.target(dir, Kind::Directory, false)?;
+            self.steps.push(Step::MakeDirectory { target });
+        }
         self.sysctls()?;
         if root.is_some() && self.command.default_mounts {
             self.cover()?;

@@ -223,6 +223,7 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
         }
         Step::Loopback => loopback(),
         Step::Mount { fs, target, out } => mounts::mount(fds, fs, target.as_ref(), *out),
+        Step::MakeDirectory { target } => mounts::make_directory(target),
         Step::Attach { mount, target } => mounts::attach(fds.get(*mount), target),
         Step::Bind { from, target } => mounts::bind(fds.get(*from), target),
         Step::Attributes { mount, set, propagation, recursive, .. } => {

@@ -497,6 +497,21 @@ fn open_existing(target: &Target, within: Option<(i32, &CStr)>) -> Done<i32> {
     }
 }
 
+/// Makes a directory, if there is nothing yet. What there is may be a link to one.
+pub(super) fn make_directory(target: &Target) -> Done {
+    let found = match openat2(&target.path, libc::O_PATH, RESOLVE_NO_MAGICLINKS) {
+        Err(Errno(libc::ENOENT)) => walk(target, false, true)?,
+        // Entering it comes later and tells what is wrong.
+        Err(Errno(libc::ENOSYS)) => match walk(target, false, true) {
+            Err(Failure { errno: libc::ELOOP, .. }) => return Ok(()),
+            other => other?,
+        },
+        other => other.named("openat2(RESOLVE_NO_MAGICLINKS)")?,
+    };
+    close(found);
+    Ok(())
+}
+
 /// Opens, and where asked makes, a mount point.
 fn open_target(target: &Target) -> Done<i32> {
     let resolve = RESOLVE_NO_MAGICLINKS | if target.strict { RESOLVE_NO_SYMLINKS } else { 0 };

@@ -1,0 +1,213 @@
+//! A container to be.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::config::{Config, MountConfig, MountSource, Restart};
+use super::container::Container;
+use super::files::Durable;
+use super::home::Home;
+use super::id::{ContainerId, check_name, random_name};
+use super::launch;
+use super::state::{Identity, VERSION};
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// What a container is to be; made by [`Engine::container`](crate::Engine::container).
+///
+/// What there is no method for is set in its [`config_mut`](Self::config_mut).
+#[derive(Clone, Debug)]
+#[must_use = "`create` or `start` it"]
+pub struct ContainerBuilder {
+    home: Arc<Home>,
+    name: Option<String>,
+    config: Config,
+    failed: Option<String>,
+}
+
+impl ContainerBuilder {
+    pub(crate) fn new(home: Arc<Home>, config: Config) -> Self {
+        Self { home, name: None, config, failed: None }
+    }
+
+    /// Its name, which must be free. By default it is made up.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// All that it is to be.
+    pub fn config_mut(&mut self) -> &mut Config {
+        &mut self.config
+    }
+
+    /// The arguments of the image's entrypoint or, if it has none, the command line.
+    pub fn command<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.config.command = words.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The program, instead of the image's.
+    pub fn entrypoint<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.config.entrypoint = Some(words.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// A variable of its environment.
+    pub fn env(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        self.config.env.push(format!("{}={}", name.as_ref(), value.as_ref()));
+        self
+    }
+
+    /// A label, to find it by.
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.config.labels.insert(name.into(), value.into());
+        self
+    }
+
+    /// The most memory it may use, in bytes.
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.config.resources.memory = Some(bytes);
+        self
+    }
+
+    /// How many cpus it may use: 0.5 is half of one.
+    pub fn cpus(mut self, cpus: f64) -> Self {
+        self.config.resources.cpus = Some(cpus);
+        self
+    }
+
+    /// How many processes and threads it may have.
+    pub fn pids(mut self, count: u64) -> Self {
+        self.config.resources.pids = Some(count);
+        self
+    }
+
+    /// A directory or file of the host, or a volume by its name, at `target`, which may end in `:ro` or `:rw`.
+    ///
+    /// What has a slash in it, or is `.` or `..`, is a path; a relative one counts from the working directory of now.
+    pub fn volume(mut self, source: impl AsRef<Path>, target: impl AsRef<str>) -> Self {
+        let (source, target) = (source.as_ref(), target.as_ref());
+        let (target, read_only) = match target.rsplit_once(':') {
+            Some((target, "ro")) => (target, true),
+            Some((target, "rw")) => (target, false),
+            _ => (target, false),
+        };
+        let text = source.to_str().unwrap_or("/");
+        let source = match text.contains('/') || text == "." || text == ".." {
+            false => MountSource::Volume { name: text.to_owned(), anonymous: false },
+            true => match std::path::absolute(source) {
+                Ok(path) => MountSource::Bind { path },
+                Err(err) => {
+                    self.failed = Some(format!("find the absolute path of {text}: {err}"));
+                    return self;
+                }
+            },
+        };
+        self.config.mounts.push(MountConfig { source, target: PathBuf::from(target), read_only });
+        self
+    }
+
+    /// What is done when it ends.
+    pub fn restart(mut self, policy: Restart) -> Self {
+        self.config.restart = policy;
+        self
+    }
+
+    /// How long it is given to end by itself when it is stopped.
+    pub fn stop_timeout(mut self, grace: Duration) -> Self {
+        self.config.stop_timeout = Some(grace.as_secs());
+        self
+    }
+
+    /// It goes when it has ended, with all that it has written.
+    pub fn remove_on_exit(mut self) -> Self {
+        self.config.remove = true;
+        self
+    }
+
+    /// Makes the container, without starting it.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if there is no such image; `AlreadyExists` if another container has its name; `InvalidInput` for settings
+    /// that cannot be meant.
+    pub fn create(self) -> Result<Container> {
+        let image = self.config.image.clone();
+        self.try_create().context(|| format!("create a container of the image {image}"))
+    }
+
+    /// Makes the container and starts it. One that cannot be started is removed again.
+    ///
+    /// # Errors
+    ///
+    /// As of [`create`](Self::create) and [`Container::start`].
+    pub fn start(self) -> Result<Container> {
+        let container = self.create()?;
+        match container.start() {
+            Ok(()) => Ok(container),
+            Err(err) => {
+                let _ = container.remove_forced();
+                Err(err)
+            }
+        }
+    }
+
+    fn try_create(self) -> Result<Container> {
+        let Self { home, name, config, failed } = self;
+        if let Some(failed) = failed {
+            return Err(Error::invalid(failed));
+        }
+        check(&config)?;
+        if let Some(name) = &name {
+            check_name(name)?;
+        }
+        let image = home.store().image(&config.image)?;
+        launch::words(&config, &image)?;
+        let id = ContainerId::random()?;
+        let durable = if config.remove { Durable::No } else { Durable::Yes };
+        if !config.remove {
+            home.store().pin(id.as_str(), &image)?;
+        }
+        let mut identity = Identity {
+            version: VERSION,
+            name: String::new(),
+            created: Timestamp::now(),
+            image: image.digest().to_string(),
+            config,
+        };
+        let mut attempts = 0;
+        let added = loop {
+            identity.name = match &name {
+                Some(name) => name.clone(),
+                None => random_name()?,
+            };
+            match home.add(&id, &identity, durable) {
+                // Made up, and taken already.
+                Err(err)
+                    if err.kind() == ErrorKind::AlreadyExists
+                        && name.is_none()
+                        && attempts < 20 => {}
+                other => break other,
+            }
+            attempts += 1;
+        };
+        if let Err(err) = added {
+            home.store().unpin(id.as_str())?;
+            return Err(err);
+        }
+        Ok(Container::new(home, id))
+    }
+}
+
+/// Finds what would only fail at the start.
+fn check(config: &Config) -> Result<()> {
+    if config.remove && config.restart != Restart::No {
+        return Err(Error::invalid(
+            "a container that is removed when it ends cannot be started anew",
+        ));
+    }
+    launch::check(config)
+}

@@ -1,0 +1,155 @@
+//! The small files of containers: written whole or not at all, locked by those who change them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// The longest of these files that is read.
+const LONGEST: u64 = 4 << 20;
+
+/// Whether a file must be on disk when the call returns, or may be lost if the machine fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Durable {
+    Yes,
+    No,
+}
+
+/// A lock that is held: an flock(2) on an open file of its own, so threads exclude one another as processes do, and the
+/// kernel frees it when its holder dies.
+#[derive(Debug)]
+pub(super) struct Held {
+    _file: Flock<OwnedFd>,
+}
+
+/// Waits for the lock of a file, which is made if it is missing.
+pub(super) fn lock(path: &Path) -> Result<Held> {
+    let mut file = open_lock(path)?;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusive) {
+            Ok(file) => return Ok(Held { _file: file }),
+            Err((back, Errno::EINTR)) => file = back,
+            Err((_, errno)) => return Err(errno).context(|| format!("lock {}", path.display())),
+        }
+    }
+}
+
+/// The lock, if nobody else has it.
+pub(super) fn try_lock(path: &Path) -> Result<Option<Held>> {
+    match Flock::lock(open_lock(path)?, FlockArg::LockExclusiveNonblock) {
+        Ok(file) => Ok(Some(Held { _file: file })),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno).context(|| format!("lock {}", path.display())),
+    }
+}
+
+fn open_lock(path: &Path) -> Result<OwnedFd> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    Ok(options.open(path).context(|| format!("open {}", path.display()))?.into())
+}
+
+/// Reads a value that [`write_json`] has written.
+///
+/// # Errors
+///
+/// `NotFound`; `Malformed` for anything that it cannot have written, `Unsupported` for a version of another time.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path, version: u32) -> Result<T> {
+    #[derive(serde::Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let attempt = || format!("read {}", path.display());
+    let bytes = read(path).context(attempt)?;
+    let malformed = |err: serde_json::Error| Error::new(ErrorKind::Malformed, err.to_string());
+    let found = serde_json::from_slice::<Versioned>(&bytes).map_err(malformed).context(attempt)?;
+    if found.version != version {
+        let message = format!("it has the version {}, and this one reads {version}", found.version);
+        return Err(Error::unsupported(message)
+            .with_hint("a newer version of this program may have written it: use that")
+            .context(attempt()));
+    }
+    serde_json::from_slice(&bytes).map_err(malformed).context(attempt)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
+    let file = options.open(path).context(|| "open it")?;
+    if !file.metadata().context(|| "look at it")?.is_file() {
+        return Err(Error::new(ErrorKind::Malformed, "it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(LONGEST + 1).read_to_end(&mut bytes).context(|| "read it")?;
+    if bytes.len() as u64 > LONGEST {
+        return Err(Error::new(ErrorKind::Malformed, format!("it is longer than {LONGEST} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Replaces a file: the old content or the new is there, whole, whatever happens to the process.
+pub(super) fn write_json(path: &Path, value: &impl Serialize, durable: Durable) -> Result<()> {
+    let mut bytes = serde_json::to_vec(value)
+        .map_err(|err| Error::new(ErrorKind::InvalidInput, err.to_string()))
+        .context(|| format!("write {}", path.display()))?;
+    bytes.push(b'\n');
+    write(path, &bytes, durable)
+}
+
+/// See [`write_json`]. The writer must hold the lock of the directory.
+pub(super) fn write(path: &Path, bytes: &[u8], durable: Durable) -> Result<()> {
+    let aside = path.with_extension("new");
+    let attempt = || format!("write {}", path.display());
+    // What a process left that was killed here.
+    let _ = fs::remove_file(&aside);
+    let written = (|| {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o644).custom_flags(libc::O_NOFOLLOW);
+        let mut file = options.open(&aside)?;
+        file.write_all(bytes)?;
+        if durable == Durable::Yes {
+            file.sync_all()?;
+        }
+        fs::rename(&aside, path)
+    })();
+    if let Err(err) = written {
+        let _ = fs::remove_file(&aside);
+        let full = matches!(err.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+        let err = Err::<(), _>(err).context(attempt);
+        return match full {
+            true => {
+                err.map_err(|err| err.with_hint("the disk is full: remove containers or images"))
+            }
+            false => err,
+        };
+    }
+    match durable {
+        Durable::Yes => path.parent().map_or(Ok(()), sync_dir).context(attempt),
+        Durable::No => Ok(()),
+    }
+}
+
+/// Makes the entries of a directory last.
+pub(super) fn sync_dir(path: &Path) -> Result<()> {
+    match File::open(path).and_then(|dir| dir.sync_all()) {
+        // Some file systems of user space cannot.
+        Err(err) if err.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        other => other.context(|| format!("sync {}", path.display())),
+    }
+}
+
+/// Fine if it is gone already.
+pub(super) fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,349 @@
+//! The directory that containers are kept in, shared by all processes that use it.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::container::Container;
+use super::files::{self, Durable, Held, gone};
+use super::id::{ContainerId, is_hex};
+use super::locked::Locked;
+use super::process::{ProcessId, boot_id};
+use super::running::Running;
+use super::state::{Identity, Record, VERSION};
+use super::supervisor::Supervisor;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::image::Store;
+
+/// The containers of one root directory:
+///
+/// - `containers/by-id/ID/`: `config.json`, `state.json`, `lock`, what it has written, its log;
+/// - `containers/names/NAME`: a symbolic link to the id;
+/// - `containers/staging`, `trash`: what is being made or removed;
+/// - `containers/supervisors`: a locked file for each process that has started containers.
+#[derive(Debug)]
+pub(crate) struct Home {
+    store: Store,
+    dir: PathBuf,
+    boot: String,
+    /// Those that this process has started.
+    running: Mutex<HashMap<ContainerId, Arc<Running>>>,
+    /// One of those has ended.
+    ended: Condvar,
+    supervisor: Mutex<Option<Arc<Supervisor>>>,
+}
+
+const DIRECTORIES: [&str; 6] = ["by-id", "names", "staging", "trash", "supervisors", "sockets"];
+
+impl Home {
+    /// Opens the containers beside an image store, and puts in order what dead processes have left.
+    pub(crate) fn open(store: Store) -> Result<Arc<Self>> {
+        let dir = store.path().join("containers");
+        let attempt = || format!("open the containers in {}", dir.display());
+        for name in [""].iter().chain(&DIRECTORIES) {
+            match DirBuilder::new().mode(0o700).create(dir.join(name)) {
+                Err(err) if err.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(err).context(attempt);
+                }
+                _ => {}
+            }
+        }
+        let boot = boot_id().context(attempt)?;
+        let home = Arc::new(Self {
+            store,
+            boot,
+            running: Mutex::default(),
+            ended: Condvar::new(),
+            supervisor: Mutex::default(),
+            dir,
+        });
+        home.recover().context(|| format!("open the containers in {}", home.dir.display()))?;
+        Ok(home)
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    pub(super) fn directory(&self, id: &ContainerId) -> PathBuf {
+        self.dir.join("by-id").join(id.as_str())
+    }
+
+    /// The lock of all names and of what comes and goes, held for moments. Taken after a container's own.
+    pub(super) fn lock_names(&self) -> Result<Held> {
+        files::lock(&self.dir.join("lock"))
+    }
+
+    pub(super) fn supervisor(self: &Arc<Self>) -> Result<Arc<Supervisor>> {
+        let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(supervisor) = supervisor.as_ref() {
+            return Ok(supervisor.clone());
+        }
+        let new = Supervisor::start(self)?;
+        *supervisor = Some(new.clone());
+        Ok(new)
+    }
+
+    pub(super) fn running(&self) -> MutexGuard<'_, HashMap<ContainerId, Arc<Running>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The container as this process runs it.
+    pub(super) fn running_here(&self, id: &ContainerId) -> Option<Arc<Running>> {
+        self.running().get(id).cloned()
+    }
+
+    /// Tells those who wait that a container has ended, and that this is written down.
+    pub(super) fn has_ended(&self, id: &ContainerId) {
+        self.running().remove(id);
+        self.ended.notify_all();
+    }
+
+    /// Waits on the table of the running until `done`, or for a moment.
+    pub(super) fn wait_for_end(&self, id: &ContainerId, patience: Duration) {
+        let running = self.running();
+        if running.contains_key(id) {
+            let _ = self.ended.wait_timeout(running, patience);
+        }
+    }
+
+    /// The ids of all containers.
+    pub(crate) fn ids(&self) -> Result<Vec<ContainerId>> {
+        let dir = self.dir.join("by-id");
+        let attempt = || format!("list {}", dir.display());
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&dir).context(attempt)? {
+            let name = entry.context(attempt)?.file_name();
+            ids.extend(name.to_str().and_then(|name| name.parse::<ContainerId>().ok()));
+        }
+        Ok(ids)
+    }
+
+    /// The container with this name or id, or whose id begins so.
+    pub(crate) fn find(self: &Arc<Self>, name: &str) -> Result<Container> {
+        let id = self.find_id(name).context(|| format!("find the container {name}"))?;
+        Ok(Container::new(self.clone(), id))
+    }
+
+    fn find_id(&self, name: &str) -> Result<ContainerId> {
+        if let Ok(id) = name.parse::<ContainerId>()
+            && self.directory(&id).is_dir()
+        {
+            return Ok(id);
+        }
+        if let Some(id) = self.named(name)? {
+            return Ok(id);
+        }
+        let missing = || Error::new(ErrorKind::NotFound, format!("no such container: {name}"));
+        if !is_hex(name) {
+            return Err(missing());
+        }
+        let mut ids = self.ids()?.into_iter().filter(|id| id.as_str().starts_with(name));
+        match (ids.next(), ids.next()) {
+            (Some(id), None) => Ok(id),
+            (None, _) => Err(missing()),
+            (Some(one), Some(other)) => Err(Error::invalid(format!(
+                "the ids of several containers begin with {name}: {}, {} ...",
+                one.short(),
+                other.short()
+            ))
+            .with_hint("give more digits")),
+        }
+    }
+
+    /// Whose name this is.
+    pub(super) fn named(&self, name: &str) -> Result<Option<ContainerId>> {
+        if super::id::check_name(name).is_err() {
+            return Ok(None);
+        }
+        let target = match fs::read_link(self.dir.join("names").join(name)) {
+            Err(err) if matches!(err.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {
+                return Ok(None);
+            }
+            target => target.context(|| format!("look up the name {name}"))?,
+        };
+        let Some(id) = target.to_str().and_then(|id| id.parse::<ContainerId>().ok()) else {
+            return Ok(None);
+        };
+        // A process that was killed may have left a name of nobody's.
+        let owner = self.identity(&id).ok().filter(|identity| identity.name == name);
+        Ok(owner.map(|_| id))
+    }
+
+    /// Gives a name to a container, under the [lock](Self::lock_names).
+    pub(super) fn claim_name(&self, name: &str, id: &ContainerId) -> Result<()> {
+        if let Some(other) = self.named(name)?.filter(|other| other != id) {
+            let message = format!("the name {name} is taken by the container {}", other.short());
+            return Err(Error::new(ErrorKind::AlreadyExists, message)
+                .with_hint("remove or rename that one, or take another name"));
+        }
+        let path = self.dir.join("names").join(name);
+        gone(fs::remove_file(&path))
+            .and_then(|()| symlink(id.as_str(), &path))
+            .context(|| format!("give the name {name}"))
+    }
+
+    /// Takes a name away, under the [lock](Self::lock_names).
+    pub(super) fn release_name(&self, name: &str, id: &ContainerId) -> Result<()> {
+        let path = self.dir.join("names").join(name);
+        match fs::read_link(&path) {
+            Ok(target) if target == Path::new(id.as_str()) => {
+                gone(fs::remove_file(&path)).context(|| format!("take the name {name} away"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn identity(&self, id: &ContainerId) -> Result<Identity> {
+        self.read(id, "config.json")
+    }
+
+    pub(super) fn record(&self, id: &ContainerId) -> Result<Record> {
+        self.read(id, "state.json")
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(&self, id: &ContainerId, name: &str) -> Result<T> {
+        files::read_json(&self.directory(id).join(name), VERSION).map_err(|err| match err.kind() {
+            ErrorKind::NotFound if !self.directory(id).exists() => {
+                Error::new(ErrorKind::NotFound, format!("no such container: {}", id.short()))
+            }
+            ErrorKind::Malformed => err.with_hint(
+                "the file is damaged; what the container has written is untouched, and removing it by force still works",
+            ),
+            _ => err,
+        })
+    }
+
+    /// Makes a container of what was asked, and gives it its name.
+    pub(super) fn add(
+        &self,
+        id: &ContainerId,
+        identity: &Identity,
+        durable: Durable,
+    ) -> Result<()> {
+        let staging = self.dir.join("staging").join(id.as_str());
+        let made = self.fill(id, &staging, identity, durable);
+        if made.is_err() {
+            let _ = fs::remove_dir_all(&staging);
+        }
+        made
+    }
+
+    fn fill(
+        &self,
+        id: &ContainerId,
+        staging: &Path,
+        identity: &Identity,
+        durable: Durable,
+    ) -> Result<()> {
+        let attempt = || format!("make {}", staging.display());
+        DirBuilder::new().mode(0o700).create(staging).context(attempt)?;
+        // Held until it is in its place, so that nobody takes it for a dead process's.
+        let _mine = files::lock(&staging.join("lock"))?;
+        files::write_json(&staging.join("config.json"), identity, durable)?;
+        files::write_json(&staging.join("state.json"), &Record::new(&self.boot), durable)?;
+        let _names = self.lock_names()?;
+        self.claim_name(&identity.name, id)?;
+        let place = self.directory(id);
+        if let Err(err) = fs::rename(staging, &place) {
+            self.release_name(&identity.name, id)?;
+            return Err(err).context(|| format!("move the new container to {}", place.display()));
+        }
+        match durable {
+            Durable::Yes => files::sync_dir(&self.dir.join("by-id"))
+                .and_then(|()| files::sync_dir(&self.dir.join("names"))),
+            Durable::No => Ok(()),
+        }
+    }
+
+    /// Where a process can be reached that has started containers.
+    pub(super) fn sockets_of(&self, supervisor: ProcessId) -> Result<Vec<PathBuf>> {
+        let prefix = format!("{supervisor}-");
+        let of_it = |path: &PathBuf| {
+            path.file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|it| it.starts_with(&prefix))
+        };
+        Ok(entries(&self.dir.join("sockets"))?.into_iter().filter(of_it).collect())
+    }
+
+    /// Puts in order what processes have left that are dead.
+    fn recover(self: &Arc<Self>) -> Result<()> {
+        let dir = self.dir.join("supervisors");
+        let mut dead = Vec::new();
+        for path in entries(&dir)? {
+            if let Some(lock) = files::try_lock(&path)? {
+                dead.push((path, lock));
+            }
+        }
+        if !dead.is_empty() {
+            for id in self.ids()? {
+                // One that cannot be read stays as it is; whoever asks for it is told.
+                if self.record(&id).is_ok_and(|record| {
+                    record.supervisor.is_some() || record.phase == super::Phase::Removing
+                }) {
+                    match Locked::of(self, &id) {
+                        Ok(_) => {}
+                        Err(err) if err.kind() == ErrorKind::NotFound => {}
+                        Err(err) => return Err(err),
+                    }
+                }
+            }
+        }
+        for (path, lock) in dead {
+            let socket = path.file_name().map(|name| self.dir.join("sockets").join(name));
+            for path in [Some(path), socket].into_iter().flatten() {
+                gone(fs::remove_file(&path)).context(|| format!("remove {}", path.display()))?;
+            }
+            drop(lock);
+        }
+        for path in entries(&self.dir.join("staging"))? {
+            if is_abandoned(&path) {
+                let _ = fs::remove_dir_all(&path);
+            }
+        }
+        for path in entries(&self.dir.join("trash"))? {
+            super::remove::empty(self, &path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the maker of a container is dead. He may not have come so far as to lock the directory yet.
+fn is_abandoned(staging: &Path) -> bool {
+    const MOMENT: Duration = Duration::from_secs(60);
+    match staging.join("lock").exists() {
+        true => files::try_lock(&staging.join("lock")).is_ok_and(|lock| lock.is_some()),
+        false => {
+            let made = fs::metadata(staging).and_then(|metadata| metadata.modified());
+            made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > MOMENT))
+        }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let supervisor = self.supervisor.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(supervisor) = supervisor {
+            supervisor.quit();
+        }
+    }
+}
+
+pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let attempt = || format!("list {}", dir.display());
+    let entries = fs::read_dir(dir).context(attempt)?;
+    entries.map(|entry| Ok(entry.context(attempt)?.path())).collect()
+}

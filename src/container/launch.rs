@@ -1,0 +1,372 @@
+//! From what was asked of a container, and what its image says, to a command that can be spawned.
+
+use std::path::{Path, PathBuf};
+
+use super::config::{Config, MountConfig, MountSource};
+use super::etc;
+use super::id::check_name;
+use super::locked::Locked;
+use crate::cgroups::{Cgroup, DeviceAccess, DeviceKind, DeviceRules, Limits};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::image::Image;
+use crate::layers::Rootfs;
+use crate::namespaces::{
+    Capabilities, Capability, Command, Device, Mount, Namespaces, Resource, Rlimit, Seccomp,
+    Signal, Stdio, Sysctl, TerminalSize,
+};
+
+/// Everything that is needed to start a container.
+#[derive(Debug)]
+pub(super) struct Launch {
+    pub(super) command: Command,
+    pub(super) cgroup: Option<Cgroup>,
+    pub(super) config: Config,
+    pub(super) rootfs: Rootfs,
+}
+
+impl Launch {
+    /// Prepares the root filesystem, the cgroup and the command.
+    pub(super) fn prepare(locked: &Locked<'_>, terminal: TerminalSize) -> Result<Self> {
+        let config = &locked.identity.config;
+        let image = image_of(locked)?;
+        let directory = locked.directory();
+        let rootfs = rootfs(locked, &image)?;
+        let words = words(config, &image)?;
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).rootfs(&rootfs).parent_death_signal(Signal::KILL);
+        if config.share.users {
+            command.host_users();
+        }
+        restrict(&mut command, config, &image)?;
+        streams(&mut command, config, terminal);
+        namespaces(&mut command, config);
+        let hostname = config.hostname.clone().unwrap_or_else(|| locked.id.short().to_owned());
+        if !config.share.uts {
+            command.hostname(&hostname);
+            if let Some(domain) = &config.domainname {
+                command.domainname(domain);
+            }
+        }
+        command.env("HOSTNAME", &hostname);
+        enter_working_dir(&mut command, config, &image);
+        command.make_current_dir();
+        if config.init {
+            command.init();
+        }
+        if config.read_only {
+            command.read_only_root();
+        }
+        if let Some(value) = config.oom_score_adj {
+            command.oom_score_adj(value);
+        }
+        for sysctl in &config.sysctls {
+            command.sysctl(sysctl.parse()?);
+        }
+        mounts(&mut command, locked)?;
+        for mount in etc::mounts(&directory.join("etc"), config, &hostname)? {
+            command.mount(mount);
+        }
+        let cgroup = cgroup(locked)?;
+        if let Some(cgroup) = &cgroup {
+            command.cgroup(cgroup);
+        }
+        Ok(Self { command, cgroup, config: config.clone(), rootfs })
+    }
+
+    pub(super) fn cgroup_paths(&self) -> Vec<PathBuf> {
+        self.cgroup.as_ref().map(Cgroup::paths).unwrap_or_default()
+    }
+}
+
+/// Its layers, and on top what it writes.
+pub(super) fn rootfs(locked: &Locked<'_>, image: &Image) -> Result<Rootfs> {
+    let config = &locked.identity.config;
+    let mut stack = image.rootfs()?;
+    if config.share.users || (config.privileged && nix::unistd::geteuid().is_root()) {
+        stack = stack.host_ids();
+    }
+    stack.writable(locked.directory().join("files"))
+}
+
+/// The image that a container was made of, whatever its name leads to now.
+pub(super) fn image_of(locked: &Locked<'_>) -> Result<Image> {
+    let store = locked.home().store();
+    let attempt = || format!("find the image {}", locked.identity.config.image);
+    if locked.identity.config.remove {
+        return store.image(&locked.identity.image).context(attempt);
+    }
+    store.pinned_image(locked.id.as_str()).context(attempt)
+}
+
+/// Program and arguments.
+pub(super) fn words(config: &Config, image: &Image) -> Result<Vec<String>> {
+    let of_image = image.config().spec().config().as_ref();
+    let list = |list: Option<&Option<Vec<String>>>| list.cloned().flatten().unwrap_or_default();
+    let arguments = match (config.command.is_empty(), &config.entrypoint) {
+        (true, None) => list(of_image.map(|it| it.cmd())),
+        _ => config.command.clone(),
+    };
+    let entrypoint = match &config.entrypoint {
+        Some(entrypoint) => entrypoint.clone(),
+        None => list(of_image.map(|it| it.entrypoint())),
+    };
+    let words = [entrypoint, arguments].concat();
+    match words.is_empty() {
+        true => Err(Error::invalid("no command is given, and the image has none")
+            .with_hint("name the program to run behind the image")),
+        false => Ok(words),
+    }
+}
+
+/// Finds settings that cannot be meant, which would else only fail at the start.
+pub(super) fn check(config: &Config) -> Result<()> {
+    capabilities(config)?;
+    if let Some(signal) = &config.stop_signal {
+        signal.parse::<Signal>()?;
+    }
+    for sysctl in &config.sysctls {
+        sysctl.parse::<Sysctl>()?;
+    }
+    for limit in &config.ulimits {
+        ulimit(limit)?;
+    }
+    for device in &config.devices {
+        parse_device(device)?;
+    }
+    for mount in &config.mounts {
+        if !mount.target.is_absolute() {
+            return Err(Error::invalid(format!(
+                "the mount point {} is not absolute",
+                mount.target.display()
+            )));
+        }
+        match &mount.source {
+            MountSource::Volume { name, .. } => check_name(name)?,
+            MountSource::Bind { path } if !path.exists() => {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("there is no {} to mount", path.display()),
+                ));
+            }
+            _ => {}
+        }
+    }
+    etc::check(config)
+}
+
+fn ulimit(text: &str) -> Result<(Resource, Rlimit)> {
+    let (name, value) = text.split_once('=').ok_or_else(|| {
+        Error::invalid(format!("the ulimit {text:?} is not of the form NAME=SOFT[:HARD]"))
+    })?;
+    Ok((name.parse()?, value.parse()?))
+}
+
+/// What holds for every process of a container, the first and those executed later: environment, user, and what it may
+/// not do.
+pub(super) fn restrict(command: &mut Command, config: &Config, image: &Image) -> Result<()> {
+    let of_image = image.config().spec().config().as_ref();
+    let env = of_image.and_then(|it| it.env().clone()).unwrap_or_default();
+    for variable in env.iter().chain(&config.env) {
+        match variable.split_once('=') {
+            Some((name, value)) => command.env(name, value),
+            None => command.env_remove(variable),
+        };
+    }
+    let user = config.user.clone().or_else(|| of_image?.user().clone());
+    if let Some(user) = user.filter(|user| !user.is_empty()) {
+        command.user(user);
+    }
+    if !config.groups.is_empty() {
+        command.groups(config.groups.iter().copied());
+    }
+    if config.privileged {
+        command.privileged();
+    } else {
+        command.capabilities(capabilities(config)?);
+        command.no_new_privileges(!config.new_privileges);
+        if config.seccomp_unconfined {
+            command.seccomp(Seccomp::unconfined());
+        }
+    }
+    if config.unmask_paths {
+        command.masked_paths::<PathBuf>([]).read_only_paths::<PathBuf>([]);
+    }
+    if let Some(profile) = &config.apparmor {
+        command.apparmor(profile);
+    }
+    if let Some(label) = &config.selinux {
+        command.selinux(label);
+    }
+    for limit in &config.ulimits {
+        let (resource, limit) = ulimit(limit)?;
+        command.rlimit(resource, limit);
+    }
+    Ok(())
+}
+
+fn capabilities(config: &Config) -> Result<Capabilities> {
+    let all = |names: &[String]| names.iter().any(|name| name.eq_ignore_ascii_case("all"));
+    let each = |names: &[String]| -> Result<Vec<Capability>> {
+        names
+            .iter()
+            .filter(|name| !name.eq_ignore_ascii_case("all"))
+            .map(|name| name.parse())
+            .collect()
+    };
+    let mut set = match (all(&config.cap_add), all(&config.cap_drop)) {
+        (true, _) => Capabilities::all(),
+        (false, true) => Capabilities::none(),
+        (false, false) => Capabilities::default(),
+    };
+    for capability in each(&config.cap_drop)? {
+        set = set.drop(capability);
+    }
+    Ok(each(&config.cap_add)?.into_iter().fold(set, Capabilities::add))
+}
+
+fn streams(command: &mut Command, config: &Config, size: TerminalSize) {
+    if config.terminal {
+        command.terminal(size);
+        return;
+    }
+    command.stdin(if config.stdin { Stdio::piped() } else { Stdio::null() });
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+}
+
+fn namespaces(command: &mut Command, config: &Config) {
+    let share = &config.share;
+    for (yes, kind) in [
+        (share.network, Namespaces::NETWORK),
+        (share.pid, Namespaces::PID),
+        (share.ipc, Namespaces::IPC),
+        (share.uts, Namespaces::UTS),
+        (share.cgroup, Namespaces::CGROUP),
+    ] {
+        if yes {
+            command.share(kind);
+        }
+    }
+}
+
+pub(super) fn enter_working_dir(command: &mut Command, config: &Config, image: &Image) {
+    let of_image = || image.config().spec().config().as_ref()?.working_dir().clone();
+    let dir = config.working_dir.clone().or_else(of_image).filter(|dir| !dir.is_empty());
+    if let Some(dir) = dir {
+        // A relative one counts from the root.
+        command.current_dir(Path::new("/").join(dir));
+    }
+}
+
+fn mounts(command: &mut Command, locked: &Locked<'_>) -> Result<()> {
+    let config = &locked.identity.config;
+    if let Some(size) = config.shm_size {
+        command.mount(Mount::tmpfs("/dev/shm").size(size).mode(0o1777));
+    }
+    for MountConfig { source, target, read_only } in &config.mounts {
+        let mut mount = match source {
+            MountSource::Bind { path } => Mount::bind(path, target),
+            MountSource::Tmpfs { size, mode } => {
+                let mount = Mount::tmpfs(target).mode(mode.unwrap_or(0o1777));
+                size.map_or(mount.clone(), |size| mount.size(size))
+            }
+            MountSource::Volume { name, .. } => {
+                let (volume, _) = locked.home().make_volume(name)?;
+                Mount::bind(volume.path(), target)
+            }
+        };
+        if *read_only {
+            mount = mount.read_only();
+        }
+        command.mount(mount);
+    }
+    for device in &config.devices {
+        let (device, _) = parse_device(device)?;
+        command.device(device);
+    }
+    Ok(())
+}
+
+/// `/dev/x[:/dev/y[:rwm]]`.
+fn parse_device(text: &str) -> Result<(Device, DeviceAccess)> {
+    let mut parts = text.split(':');
+    let (source, second, third) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+    // `/dev/x:rwm` has no second path.
+    let (target, access) = match (second, third) {
+        (Some(access), None) if !access.starts_with('/') => (None, Some(access)),
+        (target, access) => (target, access),
+    };
+    let mut allowed = DeviceAccess::empty();
+    for letter in access.unwrap_or("rwm").chars() {
+        allowed |= match letter {
+            'r' => DeviceAccess::READ,
+            'w' => DeviceAccess::WRITE,
+            'm' => DeviceAccess::MKNOD,
+            _ => {
+                return Err(Error::invalid(format!(
+                    "the device {text:?}: {letter:?} is no access, r, w and m are"
+                )));
+            }
+        };
+    }
+    if !source.starts_with('/') || parts.next().is_some() {
+        return Err(Error::invalid(format!(
+            "{text:?} is not of the form /dev/NAME[:/dev/NAME[:rwm]]"
+        )));
+    }
+    let device = Device::new(source);
+    Ok((target.map_or(device.clone(), |target| device.at(target)), allowed))
+}
+
+/// What may be done with devices: what every container may, and what was asked for.
+fn device_rules(config: &Config) -> Result<Option<DeviceRules>> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    if config.privileged {
+        return Ok(None);
+    }
+    let mut rules = DeviceRules::default();
+    for text in &config.devices {
+        let (device, access) = parse_device(text)?;
+        let path = device.source();
+        let found = path.metadata().context(|| format!("look at the device {}", path.display()))?;
+        let kind = match found.file_type() {
+            it if it.is_char_device() => DeviceKind::Char,
+            it if it.is_block_device() => DeviceKind::Block,
+            _ => return Err(Error::invalid(format!("{} is no device", path.display()))),
+        };
+        let (major, minor) =
+            (nix::sys::stat::major(found.rdev()), nix::sys::stat::minor(found.rdev()));
+        let number = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        rules = rules.allow(kind, number(major), number(minor), access);
+    }
+    Ok(Some(rules))
+}
+
+/// Where its limits hold and its use is counted. Who may make none, and asks for no limits, does without.
+fn cgroup(locked: &Locked<'_>) -> Result<Option<Cgroup>> {
+    let config = &locked.identity.config;
+    let mut limits = config.resources.limits();
+    let needed = limits != Limits::new();
+    let root = nix::unistd::geteuid().is_root();
+    if let Some(rules) = device_rules(config)?.filter(|_| root) {
+        limits = limits.devices(rules);
+    }
+    let made = match root {
+        true => {
+            Cgroup::create_at(Path::new("/coracle").join(locked.id.as_str()), &limits.accounting())
+        }
+        false => Cgroup::create(format!("coracle-{}", locked.id), &limits),
+    };
+    match made {
+        Ok(cgroup) => Ok(Some(cgroup)),
+        Err(err)
+            if !needed
+                && matches!(
+                    err.kind(),
+                    ErrorKind::PermissionDenied | ErrorKind::Unsupported | ErrorKind::Busy
+                ) =>
+        {
+            Ok(None)
+        }
+        Err(err) => Err(err),
+    }
+}

@@ -1,0 +1,146 @@
+//! A container whose state is being changed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::files::{self, Durable, Held};
+use super::home::Home;
+use super::id::ContainerId;
+use super::remove;
+use super::state::{Exit, Identity, Phase, Record};
+use crate::cgroups::Cgroup;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::sys;
+
+/// Held for moments: whoever has it is the only one to change the files of the container. Its state is true: what a
+/// dead supervisor has left is put in order first.
+#[derive(Debug)]
+pub(super) struct Locked<'a> {
+    home: &'a Arc<Home>,
+    pub(super) id: &'a ContainerId,
+    pub(super) identity: Identity,
+    pub(super) record: Record,
+    _lock: Held,
+}
+
+/// How long a process that was sent SIGKILL may take to be gone.
+const DYING: Duration = Duration::from_secs(5);
+
+impl<'a> Locked<'a> {
+    /// Waits for the lock.
+    pub(super) fn of(home: &'a Arc<Home>, id: &'a ContainerId) -> Result<Self> {
+        let path = home.directory(id).join("lock");
+        let lock = files::lock(&path).map_err(|err| missing(err, id))?;
+        Self::with(home, id, lock)
+    }
+
+    /// `None` if somebody else has the lock.
+    pub(super) fn try_of(home: &'a Arc<Home>, id: &'a ContainerId) -> Result<Option<Self>> {
+        let path = home.directory(id).join("lock");
+        let lock = files::try_lock(&path).map_err(|err| missing(err, id))?;
+        lock.map(|lock| Self::with(home, id, lock)).transpose()
+    }
+
+    fn with(home: &'a Arc<Home>, id: &'a ContainerId, lock: Held) -> Result<Self> {
+        // Moved away, perhaps, while this waited.
+        let identity = home.identity(id)?;
+        let record = home.record(id)?;
+        let mut locked = Self { home, id, identity, record, _lock: lock };
+        locked.settle()?;
+        Ok(locked)
+    }
+
+    pub(super) fn home(&self) -> &'a Arc<Home> {
+        self.home
+    }
+
+    pub(super) fn directory(&self) -> PathBuf {
+        self.home.directory(self.id)
+    }
+
+    pub(super) fn save(&self) -> Result<()> {
+        // After a failure of the machine no container runs, whatever is written there.
+        files::write_json(&self.directory().join("state.json"), &self.record, Durable::No)
+    }
+
+    pub(super) fn save_identity(&self) -> Result<()> {
+        let durable = if self.identity.config.remove { Durable::No } else { Durable::Yes };
+        files::write_json(&self.directory().join("config.json"), &self.identity, durable)
+    }
+
+    /// Finishes what a dead supervisor has begun.
+    fn settle(&mut self) -> Result<()> {
+        if self.record.phase == Phase::Removing {
+            return self.finish_removal();
+        }
+        let same_boot = self.record.boot == self.home.boot();
+        let Some(supervisor) = self.record.supervisor else { return Ok(()) };
+        if same_boot && supervisor.is_alive() {
+            return Ok(());
+        }
+        if same_boot {
+            self.kill_orphan()?;
+        }
+        if matches!(self.record.phase, Phase::Running | Phase::Paused | Phase::Restarting) {
+            let why = match same_boot {
+                true => format!("its supervisor, process {}, was killed", supervisor.pid),
+                false => "the machine was restarted".to_owned(),
+            };
+            self.record.ended(Some(Exit::killed()), Some(why));
+            if self.identity.config.remove {
+                self.record.phase = Phase::Removing;
+                self.save()?;
+                return self.finish_removal();
+            }
+        }
+        self.record.supervisor = None;
+        self.record.process = None;
+        self.record.cgroup = Vec::new();
+        self.record.boot = self.home.boot().to_owned();
+        self.save()
+    }
+
+    fn finish_removal(&mut self) -> Result<()> {
+        remove::finish(self)?;
+        Err(Error::new(ErrorKind::NotFound, format!("no such container: {}", self.id.short())))
+    }
+
+    /// Kills what a dead supervisor ran. The kernel should have done so: it sends SIGKILL to the first process when the
+    /// supervisor dies.
+    fn kill_orphan(&self) -> Result<()> {
+        if let Some(pidfd) = self.record.process.and_then(|process| process.open()) {
+            let attempt =
+                || format!("kill the container {}, whose supervisor is dead", self.id.short());
+            let _ = sys::spawn::send_signal(&pidfd, libc::SIGKILL);
+            if !sys::wait::poll(&pidfd, Some(DYING)).context(attempt)? {
+                return Err(
+                    Error::new(ErrorKind::TimedOut, "wait for it to die").context(attempt())
+                );
+            }
+        }
+        match Cgroup::at_paths(&self.record.cgroup) {
+            Ok(cgroup) => cgroup.delete(),
+            Err(err) if err.kind() == ErrorKind::NotFound => Ok(()),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Fails unless it has a process.
+    pub(super) fn must_be_alive(&self, what: &str) -> Result<()> {
+        if self.record.phase.is_alive() {
+            return Ok(());
+        }
+        let message = format!("cannot {what}: the container is {}", self.record.phase);
+        Err(Error::new(ErrorKind::InvalidState, message))
+    }
+}
+
+fn missing(err: Error, id: &ContainerId) -> Error {
+    match err.kind() {
+        ErrorKind::NotFound => {
+            Error::new(ErrorKind::NotFound, format!("no such container: {}", id.short()))
+        }
+        _ => err,
+    }
+}

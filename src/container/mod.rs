@@ -1,0 +1,30 @@
+//! Containers: processes on an image that have a name, a life and a state that outlasts the host process.
+
+mod attach;
+mod builder;
+mod config;
+#[allow(clippy::module_inception, reason = "a file is named for its main type")]
+mod container;
+mod etc;
+mod files;
+mod home;
+mod id;
+mod launch;
+mod locked;
+mod process;
+mod remove;
+mod running;
+mod state;
+mod supervisor;
+mod volume;
+
+pub use attach::{Attachment, Output};
+pub use builder::ContainerBuilder;
+pub use config::{
+    Config, LogConfig, LogDriver, MountConfig, MountSource, Names, Resources, Restart, Share,
+};
+pub use container::Container;
+pub(crate) use home::Home;
+pub use id::ContainerId;
+pub use state::{Phase, Status};
+pub use volume::Volume;

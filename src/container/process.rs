@@ -1,0 +1,87 @@
+//! Processes that are told apart from others that get their ids later.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Result};
+use crate::sys;
+
+/// A process by its id and the time it was started, in ticks since boot: together they come once in a boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ProcessId {
+    pub(super) pid: i32,
+    start: u64,
+}
+
+impl ProcessId {
+    /// The process that has this id now; it must not be reaped meanwhile.
+    pub(super) fn of(pid: i32) -> Result<Self> {
+        Ok(Self { pid, start: start_time(pid).context(|| format!("look at process {pid}"))? })
+    }
+
+    pub(super) fn myself() -> Result<Self> {
+        Self::of(std::process::id().cast_signed())
+    }
+
+    /// Its pidfd, if it is still there.
+    pub(super) fn open(self) -> Option<OwnedFd> {
+        let pidfd = sys::wait::open(self.pid).ok()?;
+        // The id cannot have changed hands since: the descriptor is of this process, or of one that is gone.
+        let same = start_time(self.pid).is_ok_and(|start| start == self.start);
+        (same && !sys::wait::poll(&pidfd, Some(Duration::ZERO)).unwrap_or(false)).then_some(pidfd)
+    }
+
+    pub(super) fn is_alive(self) -> bool {
+        self.open().is_some()
+    }
+}
+
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.pid, self.start)
+    }
+}
+
+/// The 22nd field of `/proc/PID/stat`.
+fn start_time(pid: i32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field, the name in parentheses, may hold anything.
+    let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split_ascii_whitespace());
+    let start = fields.and_then(|mut fields| fields.nth(19)?.parse().ok());
+    start.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Which start of the machine this is.
+pub(super) fn boot_id() -> Result<String> {
+    const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+    let id = fs::read_to_string(BOOT_ID).context(|| format!("read {BOOT_ID}"))?;
+    Ok(id.trim().to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "it is test code")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_until_it_ends() {
+        let myself = ProcessId::myself().unwrap();
+        assert!(myself.is_alive());
+        assert!(!ProcessId { start: myself.start + 1, ..myself }.is_alive());
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let it = ProcessId::of(child.id().cast_signed()).unwrap();
+        assert!(it.is_alive());
+        child.kill().unwrap();
+        let pidfd = sys::wait::open(it.pid).unwrap();
+        assert!(sys::wait::poll(pidfd, Some(Duration::from_secs(60))).unwrap());
+        // Not even as a zombie.
+        assert!(!it.is_alive());
+        child.wait().unwrap();
+        assert!(!it.is_alive());
+    }
+}

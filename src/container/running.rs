@@ -1,0 +1,69 @@
+//! A container as the process sees it that has started it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use super::state::Exit;
+use crate::cgroups::Cgroup;
+use crate::error::{Error, ErrorKind, Result};
+use crate::layers::Rootfs;
+use crate::namespaces::{Child, Command, ExitStatus};
+
+/// Shared by the supervisor and by whoever waits for the container or runs something in it.
+#[derive(Debug)]
+pub(super) struct Running {
+    /// Gone when it has ended, with what it held.
+    child: Mutex<Option<Child>>,
+    pidfd: OwnedFd,
+    cgroup: Option<Cgroup>,
+    rootfs: Mutex<Option<Rootfs>>,
+    /// How it ended: there for those who wait, even when the container is gone.
+    pub(super) exit: OnceLock<Exit>,
+}
+
+impl Running {
+    pub(super) fn new(
+        child: Child,
+        pidfd: OwnedFd,
+        cgroup: Option<Cgroup>,
+        rootfs: Rootfs,
+    ) -> Self {
+        let (child, rootfs) = (Mutex::new(Some(child)), Mutex::new(Some(rootfs)));
+        Self { child, pidfd, cgroup, rootfs, exit: OnceLock::new() }
+    }
+
+    pub(super) fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        self.with(Child::try_wait)
+    }
+
+    pub(super) fn exec(&self, command: &mut Command) -> Result<Child> {
+        self.with(|child| child.exec(command))
+    }
+
+    pub(super) fn rootfs(&self) -> Result<Rootfs> {
+        let rootfs = self.rootfs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        rootfs.ok_or_else(|| Error::new(ErrorKind::InvalidState, "the container has ended"))
+    }
+
+    fn with<T>(&self, call: impl FnOnce(&mut Child) -> Result<T>) -> Result<T> {
+        match &mut *self.child.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(child) => call(child),
+            None => Err(Error::new(ErrorKind::InvalidState, "the container has ended")),
+        }
+    }
+
+    /// Lets go of what its process held, and of its cgroup, with whatever is still in there.
+    pub(super) fn end(&self) {
+        drop(self.child.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.rootfs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(cgroup) = &self.cgroup {
+            let _ = cgroup.handle().delete();
+        }
+    }
+}
+
+impl AsFd for Running {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}

@@ -1,0 +1,163 @@
+//! The thread that looks after the containers which this process has started: reads what they write, notes how they
+//! end, and starts them anew.
+
+mod client;
+mod door;
+mod supervision;
+mod task;
+
+use std::collections::VecDeque;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use self::door::Door;
+pub(super) use self::door::knock;
+use self::supervision::Supervision;
+use super::container::Container;
+use super::files::{self, Held};
+use super::home::Home;
+use super::id::ContainerId;
+use super::launch::Launch;
+use super::process::ProcessId;
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// How other threads talk to it.
+///
+/// It lives as long as a handle of the engine or a container that it looks after. The kernel kills the containers when
+/// the thread ends, and it ends with the process.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    orders: Mutex<VecDeque<Order>>,
+    wake: EventFd,
+    pub(super) identity: ProcessId,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Tells, by being locked, that this process lives.
+    mark: PathBuf,
+    _alive: Held,
+}
+
+/// What the thread is asked to do.
+#[derive(Debug)]
+enum Order {
+    Start(Box<Start>),
+    /// Hands it a client of a container.
+    Attach {
+        id: ContainerId,
+        socket: OwnedFd,
+        reply: SyncSender<Result<()>>,
+    },
+    /// Looks after the end of a process that was executed in a container.
+    Watch {
+        id: ContainerId,
+        pidfd: OwnedFd,
+    },
+    Quit,
+}
+
+/// A container to start.
+#[derive(Debug)]
+struct Start {
+    container: Container,
+    launch: Launch,
+    clients: Vec<OwnedFd>,
+    reply: SyncSender<Result<ProcessId>>,
+}
+
+impl Supervisor {
+    pub(super) fn start(home: &Arc<Home>) -> Result<Arc<Self>> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let attempt = || "start the thread that looks after containers";
+        let identity = ProcessId::myself().context(attempt)?;
+        let name = format!("{identity}-{}", COUNTER.fetch_add(1, Ordering::Relaxed));
+        let mark = home.path("supervisors").join(&name);
+        let alive = files::try_lock(&mark).context(attempt)?.ok_or_else(|| {
+            Error::new(ErrorKind::Busy, format!("{} is locked", mark.display())).context(attempt())
+        })?;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let wake = EventFd::from_flags(flags).context(attempt)?;
+        let door = Door::open(home.path("sockets").join(&name)).context(attempt)?;
+        let supervisor = Arc::new(Self {
+            orders: Mutex::default(),
+            wake,
+            identity,
+            thread: Mutex::default(),
+            mark,
+            _alive: alive,
+        });
+        let supervision = Supervision::new(supervisor.clone(), door).context(attempt)?;
+        let thread = std::thread::Builder::new().name("coracle".into()).stack_size(256 << 10);
+        let thread = thread.spawn(move || supervision.run()).context(attempt)?;
+        *supervisor.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(supervisor)
+    }
+
+    /// Starts a container. Returns its first process.
+    pub(super) fn launch(
+        &self,
+        container: &Container,
+        launch: Launch,
+        clients: Vec<OwnedFd>,
+    ) -> Result<ProcessId> {
+        let (reply, answer) = sync_channel(1);
+        let container = container.clone();
+        self.order(Order::Start(Box::new(Start { container, launch, clients, reply })))?;
+        answer.recv().unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Attaches a client to a container that this thread looks after.
+    pub(super) fn attach(&self, id: &ContainerId, socket: OwnedFd) -> Result<()> {
+        let (reply, answer) = sync_channel(1);
+        self.order(Order::Attach { id: id.clone(), socket, reply })?;
+        answer.recv().unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Has the process reaped that was executed in a container, when it ends.
+    pub(super) fn watch(&self, id: &ContainerId, pidfd: impl AsFd) -> Result<()> {
+        let pidfd = pidfd.as_fd().try_clone_to_owned().context(|| "duplicate a pidfd")?;
+        self.order(Order::Watch { id: id.clone(), pidfd })
+    }
+
+    /// Ends the thread, which looks after no container any more.
+    pub(super) fn quit(&self) {
+        let _ = self.order(Order::Quit);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // The last handle may be one that the thread itself had.
+        if let Some(thread) = thread.filter(|it| it.thread().id() != std::thread::current().id()) {
+            let _ = thread.join();
+        }
+    }
+
+    fn order(&self, order: Order) -> Result<()> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).push_back(order);
+        self.wake.write(1).map(drop).context(|| "wake the thread that looks after containers")
+    }
+
+    fn next_order(&self) -> Option<Order> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.mark);
+    }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::InvalidState, "the thread that looks after containers has ended")
+}
+
+pub(super) fn set_nonblocking(fd: impl AsFd) -> Result<()> {
+    let attempt = || "make a descriptor non-blocking";
+    let flags = fcntl(&fd, FcntlArg::F_GETFL).context(attempt)?;
+    let flags = OFlag::from_bits_truncate(flags) | OFlag::O_NONBLOCK;
+    fcntl(&fd, FcntlArg::F_SETFL(flags)).map(drop).context(attempt)
+}

@@ -1,0 +1,425 @@
+//! What the thread does.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::super::attach::REQUEST;
+use super::super::config::Restart;
+use super::super::container::Container;
+use super::super::id::ContainerId;
+use super::super::launch::Launch;
+use super::super::locked::Locked;
+use super::super::process::ProcessId;
+use super::super::remove;
+use super::super::running::Running;
+use super::super::state::{Exit, Phase};
+use super::client::Client;
+use super::door::Door;
+use super::task::{CHUNK, Slot, Task};
+use super::{Order, Start, Supervisor};
+use crate::cgroups::Cgroup;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::namespaces::TerminalSize;
+
+/// How long a container waits for somebody who is attached and does not read.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How soon a lock that another process holds is tried again.
+const RETRY: Duration = Duration::from_millis(2);
+/// The first pause before a container is started anew; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Who has run so long begins with the first pause again.
+const WELL: Duration = Duration::from_secs(10);
+
+/// Which descriptor of which container; task 0 is the thread's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Token {
+    pub(super) task: u32,
+    pub(super) slot: Slot,
+}
+
+const WAKE: Token = Token { task: 0, slot: Slot::Process };
+const DOOR: Token = Token { task: 0, slot: Slot::Input };
+
+impl From<Token> for u64 {
+    fn from(token: Token) -> Self {
+        // The lower half is the slot: its kind in three bits, and a number.
+        let (kind, number) = match token.slot {
+            Slot::Process => (0, 0),
+            Slot::Source(index) => (1, index as u64),
+            Slot::Input => (2, 0),
+            Slot::Guest(number) => (3, u64::from(number)),
+            Slot::Client(number) => (4, u64::from(number)),
+        };
+        u64::from(token.task) << 32 | kind << 29 | number & 0x1fff_ffff
+    }
+}
+
+impl Token {
+    fn of(word: u64) -> Self {
+        let number = (word & 0x1fff_ffff) as u32;
+        let slot = match word >> 29 & 7 {
+            0 => Slot::Process,
+            1 => Slot::Source(number as usize),
+            2 => Slot::Input,
+            3 => Slot::Guest(number),
+            _ => Slot::Client(number),
+        };
+        Self { task: (word >> 32) as u32, slot }
+    }
+}
+
+/// The descriptors that are watched.
+#[derive(Debug)]
+pub(super) struct Poller(Epoll);
+
+impl Poller {
+    pub(super) fn add(&self, fd: impl AsFd, flags: EpollFlags, token: Token) -> Result<()> {
+        self.0.add(fd, EpollEvent::new(flags, token.into())).context(|| "watch a descriptor")
+    }
+
+    pub(super) fn change(&self, fd: impl AsFd, flags: EpollFlags, token: Token) {
+        let _ = self.0.modify(fd, &mut EpollEvent::new(flags, token.into()));
+    }
+
+    /// Watches one that need not be watched yet, until it is ready.
+    pub(super) fn watch_once(&self, fd: impl AsFd, flags: EpollFlags, token: Token) {
+        let flags = flags | EpollFlags::EPOLLONESHOT;
+        if self.0.add(&fd, EpollEvent::new(flags, token.into())).is_err() {
+            self.change(fd, flags, token);
+        }
+    }
+
+    pub(super) fn remove(&self, fd: impl AsFd) {
+        let _ = self.0.delete(fd);
+    }
+}
+
+/// What is to be done at a time.
+#[derive(Debug)]
+enum Alarm {
+    /// A container has ended, and its lock was not free.
+    Record(u32, Exit),
+    /// It has waited long enough for those who are attached.
+    Unchoke(u32),
+    /// It is to be started anew.
+    Restart(Container, u32),
+}
+
+pub(super) struct Supervision {
+    supervisor: Arc<Supervisor>,
+    door: Door,
+    poller: Poller,
+    tasks: HashMap<u32, Task>,
+    /// Those who have knocked and not said yet what they want.
+    callers: HashMap<u32, Client>,
+    alarms: BTreeMap<(Instant, u64), Alarm>,
+    next: u32,
+    next_alarm: u64,
+    buffer: Vec<u8>,
+}
+
+impl Supervision {
+    pub(super) fn new(supervisor: Arc<Supervisor>, door: Door) -> Result<Self> {
+        let poller =
+            Poller(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context(|| "epoll_create1")?);
+        poller.add(supervisor.wake.as_fd(), EpollFlags::EPOLLIN, WAKE)?;
+        poller.add(&door, EpollFlags::EPOLLIN, DOOR)?;
+        Ok(Self {
+            supervisor,
+            door,
+            poller,
+            tasks: HashMap::new(),
+            callers: HashMap::new(),
+            alarms: BTreeMap::new(),
+            next: 0,
+            next_alarm: 0,
+            buffer: vec![0; CHUNK],
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            let count = match self.poller.0.wait(&mut events, self.timeout()) {
+                Err(Errno::EINTR) => continue,
+                // The descriptor is this thread's own: nothing can go wrong with it.
+                Err(_) => return,
+                Ok(count) => count,
+            };
+            for event in &events[..count] {
+                let token = Token::of(event.data());
+                match token {
+                    WAKE => {
+                        let _ = self.supervisor.wake.read();
+                        if !self.orders() {
+                            return;
+                        }
+                    }
+                    DOOR => self.answer_the_door(),
+                    Token { task: 0, slot: Slot::Client(number) } => self.listen_to(number),
+                    _ => self.ready(token, event.events()),
+                }
+            }
+            self.alarms_due();
+        }
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        let Some(((at, _), _)) = self.alarms.first_key_value() else { return EpollTimeout::NONE };
+        let left = at.saturating_duration_since(Instant::now());
+        // Rounded up, so that it is time when it wakes.
+        EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX)
+    }
+
+    fn alarm(&mut self, after: Duration, alarm: Alarm) {
+        self.next_alarm += 1;
+        self.alarms.insert((Instant::now() + after, self.next_alarm), alarm);
+    }
+
+    fn alarms_due(&mut self) {
+        while let Some(first) = self.alarms.first_entry() {
+            if first.key().0 > Instant::now() {
+                return;
+            }
+            match first.remove() {
+                Alarm::Record(task, exit) => self.record(task, exit),
+                Alarm::Unchoke(number) => {
+                    if let Some(task) = self.tasks.get_mut(&number)
+                        && task.choked.is_some_and(|since| since.elapsed() >= PATIENCE)
+                    {
+                        task.unchoke(&self.poller);
+                    }
+                }
+                Alarm::Restart(container, restarts) => self.restart(&container, restarts),
+            }
+        }
+    }
+
+    /// False: the thread is to end.
+    fn orders(&mut self) -> bool {
+        while let Some(order) = self.supervisor.next_order() {
+            match order {
+                Order::Quit => return false,
+                Order::Start(start) => {
+                    let Start { container, launch, clients, reply } = *start;
+                    let started = self.start(&container, launch, clients);
+                    // Whoever asked may own the last handle: let him be the last.
+                    drop(container);
+                    let _ = reply.send(started);
+                }
+                Order::Attach { id, socket, reply } => self.attach(&id, socket, &reply),
+                Order::Watch { id, pidfd } => {
+                    if let Some(task) = self.task_of(&id) {
+                        let number = task;
+                        if let Some(task) = self.tasks.get_mut(&number) {
+                            let _ = task.add_guest(pidfd, &self.poller);
+                        }
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    fn task_of(&self, id: &ContainerId) -> Option<u32> {
+        let found = self.tasks.iter().find(|(_, task)| task.container.id() == id);
+        found.map(|(number, _)| *number)
+    }
+
+    fn attach(&mut self, id: &ContainerId, socket: OwnedFd, reply: &SyncSender<Result<()>>) {
+        let task = self.task_of(id).and_then(|number| self.tasks.get_mut(&number));
+        let _ = reply.send(match task {
+            Some(task) => task.add_client(socket, &self.poller),
+            None => Err(Error::new(ErrorKind::InvalidState, "the container has ended")),
+        });
+    }
+
+    fn start(
+        &mut self,
+        container: &Container,
+        launch: Launch,
+        clients: Vec<OwnedFd>,
+    ) -> Result<ProcessId> {
+        let Launch { mut command, cgroup, config, rootfs } = launch;
+        let child = match command.spawn() {
+            Err(err) => {
+                // It was made for this.
+                cgroup.map(Cgroup::delete).transpose()?;
+                return Err(err);
+            }
+            Ok(child) => child,
+        };
+        // What it holds of the root filesystem must go with the process.
+        drop(command);
+        let process = ProcessId::of(child.id().cast_signed())?;
+        self.next = self.next.wrapping_add(1).max(1);
+        let number = self.next;
+        let pidfd = child.as_fd().try_clone_to_owned().context(|| "duplicate a pidfd")?;
+        let mut task = Task::new(number, container.clone(), &config, child, |child| {
+            Arc::new(Running::new(child, pidfd, cgroup.map(Cgroup::keep), rootfs))
+        })?;
+        for client in clients {
+            task.add_client(client, &self.poller)?;
+        }
+        task.watch(&self.poller)?;
+        container.home().running().insert(container.id().clone(), task.running.clone());
+        self.tasks.insert(number, task);
+        Ok(process)
+    }
+
+    fn ready(&mut self, token: Token, flags: EpollFlags) {
+        let Some(task) = self.tasks.get_mut(&token.task) else { return };
+        let was_choked = task.choked.is_some();
+        task.ready(token.slot, flags, &mut self.buffer, &self.poller);
+        if task.choked.is_some() && !was_choked {
+            self.alarm(PATIENCE, Alarm::Unchoke(token.task));
+        }
+        if matches!(token.slot, Slot::Process | Slot::Guest(_)) {
+            self.look_after(token.task);
+        }
+    }
+
+    /// Asks whether it has ended.
+    fn look_after(&mut self, number: u32) {
+        let Some(task) = self.tasks.get_mut(&number) else { return };
+        let exit = match task.running.try_wait() {
+            Ok(None) => return,
+            Ok(Some(status)) => Exit::of(&status),
+            // The host reaps all children, and this kernel cannot tell any more.
+            Err(_) => Exit { status: 255 << 8, out_of_memory: false },
+        };
+        self.poller.remove(&*task.running);
+        task.drain(&mut self.buffer, &self.poller);
+        task.end(&self.poller);
+        self.record(number, exit);
+    }
+
+    /// Writes down that it has ended, and does what is to be done then.
+    fn record(&mut self, number: u32, exit: Exit) {
+        let Some(task) = self.tasks.get(&number) else { return };
+        let container = task.container.clone();
+        let since = task.since;
+        match Locked::try_of(container.home(), container.id()) {
+            Ok(None) => return self.alarm(RETRY, Alarm::Record(number, exit)),
+            Ok(Some(mut locked)) => {
+                // The processes first, then what they used.
+                let running = task.running.clone();
+                let _ = running.exit.set(exit);
+                running.end();
+                self.tasks.remove(&number);
+                let restart = restart_after(&locked, exit);
+                if since.elapsed() >= WELL {
+                    locked.record.restarts = 0;
+                }
+                locked.record.ended(Some(exit), None);
+                if restart {
+                    self.restart_later(&mut locked, &container);
+                }
+                let remove = locked.identity.config.remove && !restart;
+                if remove {
+                    locked.record.phase = Phase::Removing;
+                }
+                // A full disk, perhaps: whoever opens it next finds the supervisor dead or the process gone.
+                let saved = locked.save();
+                if remove && saved.is_ok() {
+                    let _ = remove::finish(&mut locked);
+                }
+            }
+            // Its directory was taken away from under it.
+            Err(_) => {
+                if let Some(task) = self.tasks.remove(&number) {
+                    let _ = task.running.exit.set(exit);
+                    task.running.end();
+                }
+            }
+        }
+        container.home().has_ended(container.id());
+    }
+
+    /// Lets some time pass first, the more the oftener it was.
+    fn restart_later(&mut self, locked: &mut Locked<'_>, container: &Container) {
+        let restarts = locked.record.restarts;
+        locked.record.phase = Phase::Restarting;
+        locked.record.supervisor = Some(self.supervisor.identity);
+        let pause = FIRST_PAUSE.saturating_mul(1 << restarts.min(10)).min(LONGEST_PAUSE);
+        self.alarm(pause, Alarm::Restart(container.clone(), restarts));
+    }
+
+    fn restart(&mut self, container: &Container, restarts: u32) {
+        let mut locked = match Locked::try_of(container.home(), container.id()) {
+            Ok(None) => return self.alarm(RETRY, Alarm::Restart(container.clone(), restarts)),
+            Ok(Some(locked)) => locked,
+            Err(_) => return,
+        };
+        // Stopped, removed or started by hand meanwhile.
+        if locked.record.phase != Phase::Restarting
+            || locked.record.supervisor != Some(self.supervisor.identity)
+        {
+            return;
+        }
+        locked.record.restarts = restarts + 1;
+        let started = Launch::prepare(&locked, TerminalSize::default()).and_then(|launch| {
+            locked.record.cgroup = launch.cgroup_paths();
+            locked.save()?;
+            self.start(container, launch, Vec::new())
+        });
+        match started {
+            Ok(process) => locked.record.started(process, self.supervisor.identity),
+            Err(err) => {
+                let again = restart_after(&locked, Exit::killed());
+                locked.record.ended(None, Some(format!("{err:#}")));
+                if again {
+                    self.restart_later(&mut locked, container);
+                }
+            }
+        }
+        let _ = locked.save();
+    }
+
+    fn answer_the_door(&mut self) {
+        while let Some(socket) = self.door.accept() {
+            self.next = self.next.wrapping_add(1).max(1);
+            let token = Token { task: 0, slot: Slot::Client(self.next & 0x1fff_ffff) };
+            if self.poller.add(&socket, EpollFlags::EPOLLIN, token).is_ok() {
+                self.callers.insert(self.next & 0x1fff_ffff, Client::new(socket));
+            }
+        }
+    }
+
+    /// Hears which container a caller wants to be attached to.
+    fn listen_to(&mut self, number: u32) {
+        let Some(mut caller) = self.callers.remove(&number) else { return };
+        self.poller.remove(&caller);
+        let wanted = match caller.receive(&mut self.buffer) {
+            Some((REQUEST, length)) => std::str::from_utf8(&self.buffer[..length]).ok(),
+            _ => None,
+        };
+        let id = wanted.and_then(|id| id.parse::<ContainerId>().ok());
+        if let Some(task) =
+            id.and_then(|id| self.task_of(&id)).and_then(|it| self.tasks.get_mut(&it))
+        {
+            caller.send(REQUEST, &[]);
+            let _ = task.add_client(caller.into_socket(), &self.poller);
+        }
+        // Anybody else sees the connection end.
+    }
+}
+
+/// Whether the restart policy has a container started anew that ended so.
+fn restart_after(locked: &Locked<'_>, exit: Exit) -> bool {
+    if locked.record.stopping {
+        return false;
+    }
+    match locked.identity.config.restart {
+        Restart::No => false,
+        Restart::OnFailure(most) => exit.status != 0 && locked.record.restarts < most,
+        Restart::Always | Restart::UnlessStopped => true,
+    }
+}

@@ -1,0 +1,327 @@
+//! One container, as the thread that looks after it has it.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+use nix::unistd::{read, write};
+
+use super::super::attach::{END_OF_INPUT, ENDED, INPUT, RESIZE, STDERR, STDOUT};
+use super::super::config::Config;
+use super::super::container::Container;
+use super::super::running::Running;
+use super::client::Client;
+use super::set_nonblocking;
+use super::supervision::{Poller, Token};
+use crate::error::Result;
+use crate::namespaces::{Child, Terminal, TerminalSize};
+
+/// The most that is read at once of what a container writes, in bytes.
+pub(super) const CHUNK: usize = 256 << 10;
+/// How often one source is read in a row while others wait.
+const TURNS: usize = 8;
+/// What may wait to be read by a container, in bytes: beyond that its clients wait.
+const MOST_INPUT: usize = 256 << 10;
+
+/// What of a container a descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Slot {
+    Process,
+    /// 0 standard output or the terminal, 1 standard error.
+    Source(usize),
+    Input,
+    Guest(u32),
+    Client(u32),
+}
+
+#[derive(Debug)]
+pub(super) struct Task {
+    number: u32,
+    pub(super) container: Container,
+    pub(super) running: Arc<Running>,
+    pub(super) since: Instant,
+    sources: [Option<OwnedFd>; 2],
+    input: Option<OwnedFd>,
+    typed: VecDeque<u8>,
+    terminal: Option<Terminal>,
+    stdin_once: bool,
+    /// Nothing more will be typed.
+    input_ends: bool,
+    clients: Vec<(u32, Client)>,
+    guests: Vec<(u32, OwnedFd)>,
+    next: u32,
+    /// Clients have to catch up first: since when it is not read.
+    pub(super) choked: Option<Instant>,
+}
+
+impl Task {
+    pub(super) fn new(
+        number: u32,
+        container: Container,
+        config: &Config,
+        mut child: Child,
+        running: impl FnOnce(Child) -> Arc<Running>,
+    ) -> Result<Self> {
+        let terminal = child.terminal.take();
+        let (stdin, stdout, stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (sources, input) = match &terminal {
+            Some(terminal) => (
+                [Some(terminal.try_clone()?.into_fd()), None],
+                Some(terminal.try_clone()?.into_fd()),
+            ),
+            None => {
+                ([stdout.map(OwnedFd::from), stderr.map(OwnedFd::from)], stdin.map(OwnedFd::from))
+            }
+        };
+        for fd in sources.iter().flatten().chain(&input) {
+            set_nonblocking(fd)?;
+        }
+        Ok(Self {
+            number,
+            container,
+            running: running(child),
+            since: Instant::now(),
+            sources,
+            input,
+            typed: VecDeque::new(),
+            terminal,
+            stdin_once: config.stdin_once,
+            input_ends: false,
+            clients: Vec::new(),
+            guests: Vec::new(),
+            next: 0,
+            choked: None,
+        })
+    }
+
+    fn token(&self, slot: Slot) -> Token {
+        Token { task: self.number, slot }
+    }
+
+    /// Has everything watched.
+    pub(super) fn watch(&self, poller: &Poller) -> Result<()> {
+        poller.add(&*self.running, EpollFlags::EPOLLIN, self.token(Slot::Process))?;
+        for (index, source) in self.sources.iter().enumerate() {
+            if let Some(source) = source {
+                poller.add(source, EpollFlags::EPOLLIN, self.token(Slot::Source(index)))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_client(&mut self, socket: OwnedFd, poller: &Poller) -> Result<()> {
+        let number = self.number();
+        poller.add(&socket, EpollFlags::EPOLLIN, self.token(Slot::Client(number)))?;
+        self.clients.push((number, Client::new(socket)));
+        Ok(())
+    }
+
+    pub(super) fn add_guest(&mut self, pidfd: OwnedFd, poller: &Poller) -> Result<()> {
+        let number = self.number();
+        poller.add(&pidfd, EpollFlags::EPOLLIN, self.token(Slot::Guest(number)))?;
+        self.guests.push((number, pidfd));
+        Ok(())
+    }
+
+    fn number(&mut self) -> u32 {
+        self.next = self.next.wrapping_add(1);
+        self.next
+    }
+
+    /// Something happened to a descriptor. `buffer` is to read into, of [`CHUNK`] bytes.
+    pub(super) fn ready(
+        &mut self,
+        slot: Slot,
+        flags: EpollFlags,
+        buffer: &mut [u8],
+        poller: &Poller,
+    ) {
+        match slot {
+            // The supervision asks whether it has ended.
+            Slot::Process => {}
+            Slot::Source(index) => self.read(index, buffer, poller, TURNS),
+            Slot::Input => self.feed(poller),
+            // It is reaped when the first process is asked for.
+            Slot::Guest(number) => {
+                if let Some(at) = self.guests.iter().position(|(other, _)| *other == number) {
+                    poller.remove(&self.guests.swap_remove(at).1);
+                }
+            }
+            Slot::Client(number) => {
+                if flags.contains(EpollFlags::EPOLLOUT)
+                    && let Some((_, client)) = self.clients.iter_mut().find(|(it, _)| *it == number)
+                {
+                    client.flush();
+                }
+                if flags
+                    .intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR)
+                {
+                    self.hear(number, buffer, poller);
+                }
+                self.settle_clients(poller);
+            }
+        }
+    }
+
+    /// Reads what it has written, and hands it on.
+    fn read(&mut self, index: usize, buffer: &mut [u8], poller: &Poller, turns: usize) {
+        for _ in 0..turns {
+            let Some(source) = &self.sources[index] else { return };
+            if self.choked.is_some() {
+                return;
+            }
+            match read(source, buffer) {
+                Err(Errno::EAGAIN) => return,
+                Err(Errno::EINTR) => {}
+                // A terminal fails so when nobody has it open any more.
+                Ok(0) | Err(_) => {
+                    poller.remove(source);
+                    self.sources[index] = None;
+                    return;
+                }
+                Ok(length) => {
+                    let bytes = &buffer[..length];
+                    let kind = if index == 0 { STDOUT } else { STDERR };
+                    for (_, client) in &mut self.clients {
+                        client.send(kind, bytes);
+                    }
+                    if !self.clients.is_empty() {
+                        self.settle_clients(poller);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads all that is left, when it has ended.
+    pub(super) fn drain(&mut self, buffer: &mut [u8], poller: &Poller) {
+        for (_, client) in &mut self.clients {
+            if client.is_full() {
+                client.give_up_on();
+            }
+        }
+        self.choked = None;
+        for index in 0..self.sources.len() {
+            // A pipe holds no more than a mebibyte; who else has it open cannot keep this from ending.
+            self.read(index, buffer, poller, 64);
+        }
+    }
+
+    /// Takes what a client sends.
+    fn hear(&mut self, number: u32, buffer: &mut [u8], poller: &Poller) {
+        for _ in 0..TURNS {
+            let Some((_, client)) = self.clients.iter_mut().find(|(it, _)| *it == number) else {
+                return;
+            };
+            if self.typed.len() > MOST_INPUT {
+                break;
+            }
+            match client.receive(buffer) {
+                None => break,
+                Some((INPUT, length)) => {
+                    if self.input.is_some() {
+                        self.typed.extend(&buffer[..length]);
+                    }
+                }
+                Some((END_OF_INPUT, _)) => self.input_ends = true,
+                Some((RESIZE, 4)) => {
+                    let number = |at: usize| u16::from_le_bytes([buffer[at], buffer[at + 1]]);
+                    if let Some(terminal) = &self.terminal {
+                        let _ = terminal.resize(TerminalSize::new(number(0), number(2)));
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        self.feed(poller);
+    }
+
+    /// Writes what was typed, as far as it is taken.
+    fn feed(&mut self, poller: &Poller) {
+        while let (Some(input), false) = (&self.input, self.typed.is_empty()) {
+            match write(input, self.typed.as_slices().0) {
+                Ok(length) => drop(self.typed.drain(..length)),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    let token = self.token(Slot::Input);
+                    return poller.watch_once(input, EpollFlags::EPOLLOUT, token);
+                }
+                Err(_) => self.typed.clear(),
+            }
+        }
+        self.typed.clear();
+        // A terminal is told of the end by a control character, which is the client's to type.
+        if self.input_ends
+            && self.terminal.is_none()
+            && let Some(input) = self.input.take()
+        {
+            poller.remove(&input);
+        }
+    }
+
+    /// Lets go of clients that have left, and has the container wait for those that read slowly.
+    fn settle_clients(&mut self, poller: &Poller) {
+        let before = self.clients.len();
+        self.clients.retain(|(_, client)| {
+            if client.gone {
+                poller.remove(client);
+            }
+            !client.gone
+        });
+        if self.clients.len() < before && self.clients.is_empty() && self.stdin_once {
+            self.input_ends = true;
+            self.feed(poller);
+        }
+        for (number, client) in &self.clients {
+            let mut flags = EpollFlags::EPOLLIN;
+            flags.set(EpollFlags::EPOLLOUT, client.is_behind());
+            poller.change(client, flags, self.token(Slot::Client(*number)));
+        }
+        let full = self.clients.iter().any(|(_, client)| client.is_full());
+        match (full, self.choked) {
+            (true, None) => {
+                self.choked = Some(Instant::now());
+                self.watch_sources(EpollFlags::empty(), poller);
+            }
+            (false, Some(_)) => {
+                self.choked = None;
+                self.watch_sources(EpollFlags::EPOLLIN, poller);
+            }
+            _ => {}
+        }
+    }
+
+    /// The container has waited long enough.
+    pub(super) fn unchoke(&mut self, poller: &Poller) {
+        for (_, client) in &mut self.clients {
+            if client.is_full() {
+                client.give_up_on();
+            }
+        }
+        self.settle_clients(poller);
+    }
+
+    fn watch_sources(&self, flags: EpollFlags, poller: &Poller) {
+        for (index, source) in self.sources.iter().enumerate() {
+            if let Some(source) = source {
+                poller.change(source, flags, self.token(Slot::Source(index)));
+            }
+        }
+    }
+
+    /// Tells those who are attached that this was all, and has nothing watched any more: descriptors leave an epoll set by
+    /// themselves only when nobody, such as a process just being made, has a copy of them.
+    pub(super) fn end(&mut self, poller: &Poller) {
+        for (_, client) in &mut self.clients {
+            client.send(ENDED, &[]);
+            client.flush();
+            poller.remove(client);
+        }
+        self.sources.iter().flatten().chain(&self.input).for_each(|fd| poller.remove(fd));
+        self.guests.iter().for_each(|(_, pidfd)| poller.remove(pidfd));
+    }
+}

@@ -1,0 +1,111 @@
+//! Engines that are killed, and what the next one finds.
+
+use std::time::{Duration, Instant};
+
+use coracle::Engine;
+use coracle::ErrorKind;
+use coracle::container::{Phase, Restart};
+
+use crate::common::{alone, audit, require};
+use crate::scene;
+
+#[test]
+fn damaged_and_future_files_are_told_and_can_be_removed() {
+    let scene = require!(scene("container-damaged"));
+    for (file, content, kind) in [
+        ("state.json", "{", ErrorKind::Malformed),
+        ("state.json", "", ErrorKind::Malformed),
+        ("config.json", "[]", ErrorKind::Malformed),
+        ("state.json", r#"{"version":99}"#, ErrorKind::Unsupported),
+        ("config.json", r#"{"version":99}"#, ErrorKind::Unsupported),
+    ] {
+        let container =
+            scene.engine.container("box").name("it").command(["true"]).create().unwrap();
+        let directory = scene.dir.join("root/containers/by-id").join(container.id().as_str());
+        std::fs::write(directory.join(file), content).unwrap();
+        // Others go on as ever.
+        let engine = Engine::open(scene.dir.join("root")).unwrap();
+        assert_eq!(engine.containers().unwrap().len(), 1);
+        for err in [container.status().unwrap_err(), container.start().unwrap_err()] {
+            assert_eq!(err.kind(), kind, "{err:#}");
+            assert!(format!("{err:#}").contains(file), "{err:#}");
+        }
+        assert_eq!(container.clone().remove().unwrap_err().kind(), kind);
+        container.remove_forced().unwrap();
+        assert!(engine.containers().unwrap().is_empty());
+        assert!(engine.store().pins().unwrap().is_empty());
+    }
+    let again = scene.engine.container("box").name("it").command(["true"]).create().unwrap();
+    again.remove().unwrap();
+}
+
+#[test]
+fn the_containers_of_a_killed_process_are_found_dead() {
+    alone(|| {
+        const ROOT: &str = "CORACLE_TEST_KILLED_ROOT";
+        if let Some(root) = std::env::var_os(ROOT) {
+            let engine = Engine::open(root).unwrap();
+            let builder = engine.container("box").command(["sleep", "600"]);
+            builder.clone().name("plain").start().unwrap();
+            builder.clone().name("again").restart(Restart::Always).start().unwrap();
+            builder.clone().name("gone").remove_on_exit().start().unwrap();
+            builder.name("created").create().unwrap();
+            std::fs::write(engine.store().path().join("ready"), "").unwrap();
+            std::thread::sleep(Duration::from_secs(600));
+        }
+        let scene = require!(scene("container-killed"));
+        scene.warm_up();
+        let before = audit::snapshot();
+        let root = scene.dir.join("root");
+        let name = std::thread::current().name().unwrap().to_owned();
+        let mut host = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &name, "--nocapture"])
+            .env(ROOT, &root)
+            .spawn()
+            .unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        while !root.join("ready").exists() {
+            assert!(Instant::now() < until && host.try_wait().unwrap().is_none());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // What runs is seen from here.
+        let plain = scene.engine.find("plain").unwrap();
+        assert_eq!(plain.status().unwrap().phase, Phase::Running);
+        assert!(plain.exec(["true"]).unwrap().wait().unwrap().success());
+        assert_eq!(plain.wait_timeout(Duration::from_millis(20)).unwrap(), None);
+        host.kill().unwrap();
+        host.wait().unwrap();
+        let engine = Engine::open(&root).unwrap();
+        assert_eq!(engine.find("gone").unwrap_err().kind(), ErrorKind::NotFound);
+        for name in ["plain", "again"] {
+            let status = engine.find(name).unwrap().status().unwrap();
+            assert_eq!((status.phase, status.pid), (Phase::Exited, None), "{name}");
+            assert!(
+                status.error.as_deref().is_some_and(|it| it.contains("was killed")),
+                "{status:?}"
+            );
+        }
+        assert_eq!(plain.wait().unwrap().signal(), Some(coracle::namespaces::Signal::KILL));
+        assert_eq!(engine.find("created").unwrap().status().unwrap().phase, Phase::Created);
+        plain.start().unwrap();
+        plain.stop(Duration::ZERO).unwrap();
+        for container in engine.containers().unwrap() {
+            container.remove().unwrap();
+        }
+        for left in ["by-id", "names", "staging", "trash", "sockets"] {
+            let dir = root.join("containers").join(left);
+            let left: Vec<_> =
+                std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert!(
+                left.len() <= usize::from(left.iter().all(|it| it.to_string_lossy().contains('-'))),
+                "{left:?}"
+            );
+        }
+        drop((engine, plain, scene));
+        // As their parent is dead, they have become this process's children.
+        while nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG))
+            .is_ok_and(|it| it.pid().is_some())
+        {}
+        before.assert_unchanged();
+    });
+}

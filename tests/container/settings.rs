@@ -1,0 +1,148 @@
+//! What is asked of containers, seen from inside.
+
+use std::fs;
+
+use coracle::ErrorKind;
+use coracle::container::{Config, Output, Resources};
+use coracle::namespaces::TerminalSize;
+
+use crate::common::{cgroup_controller, require, root};
+use crate::{Scene, scene};
+
+/// What a shell script prints in a container with these settings.
+fn says(scene: &Scene, script: &str, set: impl FnOnce(&mut Config)) -> String {
+    let mut builder = scene.engine.container("box").command(["sh", "-c", script]).remove_on_exit();
+    set(builder.config_mut());
+    let container = builder.create().unwrap();
+    let attachment = container.start_attached(TerminalSize::default()).unwrap();
+    let mut out = Vec::new();
+    while let Output::Stdout(bytes) | Output::Stderr(bytes) = attachment.read().unwrap() {
+        out.extend(bytes);
+    }
+    container.wait().unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn it_is_as_it_was_asked_to_be() {
+    let scene = require!(scene("container-settings"));
+    let text = |value: &str| Some(value.to_owned());
+    assert_eq!(says(&scene, "pwd", |it| it.working_dir = text("/new/dir")), "/new/dir\n");
+    assert_eq!(says(&scene, "hostname", |it| it.hostname = text("web")), "web\n");
+    assert_eq!(says(&scene, "id -u; id -g", |it| it.user = text("anna")), "1000\n1000\n");
+    assert_eq!(says(&scene, "echo $A-$HOME", |it| it.env = vec!["A=b c".into()]), "b c-/root\n");
+    let written = says(&scene, "touch /x 2>&1; touch /tmp/x 2>&1", |it| it.read_only = true);
+    assert_eq!(written.matches("Read-only file system").count(), 2, "{written}");
+    let pid = says(&scene, "echo $$", |it| it.init = true);
+    assert!(pid.trim().parse::<u32>().unwrap() > 1, "{pid}");
+    let hosts = says(&scene, "cat /etc/hosts", |it| {
+        it.names.hosts = vec![("db".into(), "192.0.2.9".into())];
+        it.hostname = text("web");
+    });
+    assert!(hosts.contains("192.0.2.9\tdb\n") && hosts.contains("\tweb\n"), "{hosts}");
+    let resolv = says(&scene, "cat /etc/resolv.conf; echo x > /etc/resolv.conf", |it| {
+        it.names.dns = vec!["192.0.2.1".into()];
+    });
+    assert!(
+        resolv.starts_with("nameserver 192.0.2.1\n") && resolv.contains("Read-only"),
+        "{resolv}"
+    );
+    let no_caps =
+        says(&scene, "grep CapEff /proc/self/status", |it| it.cap_drop = vec!["ALL".into()]);
+    assert!(no_caps.contains("0000000000000000"), "{no_caps}");
+    let few = says(&scene, "grep CapEff /proc/self/status", |it| {
+        it.cap_drop = vec!["all".into()];
+        it.cap_add = vec!["NET_BIND_SERVICE".into()];
+    });
+    assert!(few.contains("0000000000000400"), "{few}");
+    let limit = says(&scene, "ulimit -n", |it| it.ulimits = vec!["nofile=77:88".into()]);
+    assert_eq!(limit, "77\n");
+    let shm = says(&scene, "mount | grep /dev/shm", |it| it.shm_size = Some(1 << 20));
+    assert!(shm.contains("size=1024k"), "{shm}");
+}
+
+#[test]
+fn directories_and_volumes_are_mounted() {
+    let scene = require!(scene("container-mounts"));
+    let host = scene.dir.join("host");
+    fs::create_dir(&host).unwrap();
+    fs::write(host.join("file"), "of the host").unwrap();
+    let start = |script: &str, target: &str| {
+        let builder = scene.engine.container("box").command(["sh", "-c", script]);
+        let container = builder.volume(&host, target).volume("store", "/store").start().unwrap();
+        let code = container.wait().unwrap().code();
+        container.remove().unwrap();
+        code
+    };
+    assert_eq!(
+        start(
+            "test \"$(cat /x/file)\" = 'of the host' && echo y > /x/new && echo 1 > /store/1",
+            "/x"
+        ),
+        Some(0)
+    );
+    assert_eq!(fs::read_to_string(host.join("new")).unwrap(), "y\n");
+    assert_eq!(start("cat /store/1 && ! touch /x/other", "/x:ro"), Some(0));
+    assert!(!host.join("other").exists());
+    let volume = scene.engine.find_volume("store").unwrap();
+    assert_eq!(fs::read_to_string(volume.path().join("1")).unwrap(), "1\n");
+    let user =
+        scene.engine.container("box").command(["true"]).volume("store", "/store").create().unwrap();
+    let err = volume.clone().remove().unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Busy);
+    assert!(format!("{err:#}").contains(user.id().short()), "{err:#}");
+    user.remove().unwrap();
+    volume.remove().unwrap();
+    assert!(scene.engine.volumes().unwrap().is_empty());
+    let missing = scene.engine.container("box").command(["true"]).volume("/no/such", "/x").create();
+    assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn its_limits_hold_and_can_be_changed() {
+    let scene = require!(scene("container-limits"));
+    require!(root());
+    require!(cgroup_controller("memory"));
+    let builder = scene.engine.container("box").memory(32 << 20).pids(20);
+    let container = builder.clone().command(["sleep", "600"]).start().unwrap();
+    assert_eq!(container.stats().unwrap().memory.limit, Some(32 << 20));
+    let mut more = Resources::default();
+    more.memory = Some(64 << 20);
+    container.update(&more).unwrap();
+    assert_eq!(container.stats().unwrap().memory.limit, Some(64 << 20));
+    assert_eq!(container.config().unwrap().resources.pids, Some(20));
+    assert!(!container.processes().unwrap().is_empty());
+    container.remove_forced().unwrap();
+    let hog = builder.command(["sh", "-c", "x=$(yes | head -c 200000000)"]).start().unwrap();
+    let status = hog.wait().unwrap();
+    assert!(status.out_of_memory(), "{status}");
+    assert!(hog.status().unwrap().exit.unwrap().out_of_memory());
+    hog.remove().unwrap();
+}
+
+#[test]
+fn what_cannot_be_meant_is_an_error_before_anything_is_made() {
+    let scene = require!(scene("container-nonsense"));
+    let refuse = |set: &dyn Fn(&mut Config)| {
+        let mut builder = scene.engine.container("box").command(["true"]);
+        set(builder.config_mut());
+        builder.create().unwrap_err()
+    };
+    let text = |value: &str| vec![value.to_owned()];
+    let errors = [
+        refuse(&|it| it.cap_add = text("FLY")),
+        refuse(&|it| it.stop_signal = Some("SIGNOTHING".into())),
+        refuse(&|it| it.ulimits = text("nofile")),
+        refuse(&|it| it.ulimits = text("bogus=1")),
+        refuse(&|it| it.sysctls = text("kernel.panic=1")),
+        refuse(&|it| it.devices = text("null")),
+        refuse(&|it| it.devices = text("/dev/null:/dev/x:q")),
+        refuse(&|it| it.names.dns = text("somewhere")),
+        refuse(&|it| it.names.hosts = vec![("a b".into(), "192.0.2.1".into())]),
+    ];
+    for err in errors {
+        assert_eq!(err.kind(), ErrorKind::InvalidInput, "{err:#}");
+    }
+    assert!(scene.engine.containers().unwrap().is_empty());
+    assert!(scene.engine.store().pins().unwrap().is_empty());
+}

@@ -1,0 +1,136 @@
+//! What goes in and out of a container.
+
+use std::io::Read;
+use std::time::Duration;
+
+use coracle::container::{Attachment, Output};
+use coracle::namespaces::{Command, Stdio, TerminalSize};
+
+use crate::common::require;
+use crate::scene;
+
+/// Everything until the end.
+fn all(attachment: &Attachment) -> (String, String) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    loop {
+        match attachment.read().unwrap() {
+            Output::Stdout(bytes) => out.extend(bytes),
+            Output::Stderr(bytes) => err.extend(bytes),
+            Output::Ended => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
+
+#[test]
+fn who_is_attached_from_the_start_sees_everything() {
+    let scene = require!(scene("container-output"));
+    let script = "echo out; echo err >&2; seq 1 100000";
+    let container = scene.engine.container("box").command(["sh", "-c", script]).create().unwrap();
+    let attachment = container.start_attached(TerminalSize::default()).unwrap();
+    let (out, err) = all(&attachment);
+    assert!(out.starts_with("out\n1\n2\n") && out.ends_with("\n100000\n"), "{}", out.len());
+    assert_eq!((out.lines().count(), err.as_str()), (100_001, "err\n"));
+    assert!(container.wait().unwrap().success());
+    container.remove().unwrap();
+}
+
+#[test]
+fn input_reaches_it_and_can_be_ended() {
+    let scene = require!(scene("container-input"));
+    let mut builder = scene.engine.container("box").command(["sh", "-c", "cat; echo done"]);
+    builder.config_mut().stdin = true;
+    let container = builder.create().unwrap();
+    let attachment = container.start_attached(TerminalSize::default()).unwrap();
+    let text: String = (0..50_000).map(|number| format!("line {number}\n")).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            attachment.write(text.as_bytes()).unwrap();
+            attachment.close_input().unwrap();
+        });
+        let (out, _) = all(&attachment);
+        assert!(out == format!("{text}done\n"), "{} bytes of {}", out.len(), text.len());
+    });
+    container.remove_forced().unwrap();
+}
+
+#[test]
+fn it_has_a_terminal_of_the_size_that_is_asked_for() {
+    let scene = require!(scene("container-terminal"));
+    let script = "stty size; read x; stty size; echo got $x; tty";
+    let mut builder = scene.engine.container("box").command(["sh", "-c", script]);
+    builder.config_mut().terminal = true;
+    let container = builder.create().unwrap();
+    let attachment = container.start_attached(TerminalSize::new(100, 30)).unwrap();
+    let mut seen = String::new();
+    while !seen.contains("30 100") {
+        match attachment.read_timeout(Duration::from_secs(30)).unwrap() {
+            Some(Output::Stdout(bytes)) => seen.push_str(&String::from_utf8_lossy(&bytes)),
+            other => panic!("{other:?} after {seen:?}"),
+        }
+    }
+    attachment.resize(TerminalSize::new(120, 40)).unwrap();
+    attachment.write(b"hello\n").unwrap();
+    seen.push_str(&all(&attachment).0);
+    assert!(
+        seen.contains("40 120") && seen.contains("got hello") && seen.contains("/dev/pts/"),
+        "{seen}"
+    );
+    assert!(container.wait().unwrap().success());
+    container.remove().unwrap();
+}
+
+#[test]
+fn several_may_be_attached_and_leave_again() {
+    let scene = require!(scene("container-several"));
+    let script = "while read x; do echo you said $x; done";
+    let mut builder = scene.engine.container("box").command(["sh", "-c", script]);
+    builder.config_mut().stdin = true;
+    let container = builder.start().unwrap();
+    let one = container.attach().unwrap();
+    // As another process would.
+    let engine = coracle::Engine::open(scene.dir.join("root")).unwrap();
+    let two = engine.find(container.id().as_str()).unwrap().attach().unwrap();
+    one.write(b"a\n").unwrap();
+    for attachment in [&one, &two] {
+        assert_eq!(attachment.read().unwrap(), Output::Stdout(b"you said a\n".to_vec()));
+    }
+    drop(one);
+    two.write(b"b\n").unwrap();
+    assert_eq!(two.read().unwrap(), Output::Stdout(b"you said b\n".to_vec()));
+    two.close_input().unwrap();
+    assert_eq!(two.read().unwrap(), Output::Ended);
+    assert!(container.wait().unwrap().success());
+    assert!(container.attach().is_err());
+    container.remove().unwrap();
+}
+
+#[test]
+fn other_programs_run_in_it_from_this_process_and_from_another() {
+    let scene = require!(scene("container-exec"));
+    let builder =
+        scene.engine.container("box").command(["sleep", "600"]).env("A", "of the container");
+    let container = builder.name("it").start().unwrap();
+    let theirs = coracle::Engine::open(scene.dir.join("root")).unwrap().find("it").unwrap();
+    for container in [&container, &theirs] {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $A $B; hostname; id -u; ps | grep -c sleep; cat"]);
+        command.env("B", "of the call").stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = container.exec_command(command).unwrap();
+        let mut out = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        let id = container.id().short();
+        assert!(out.starts_with(&format!("of the container of the call\n{id}\n0\n")), "{out}");
+        assert!(child.wait().unwrap().success());
+        let mut command = Command::new("id");
+        command.arg("-u").user("anna").stdout(Stdio::piped());
+        let output = container.exec_command(command).unwrap().wait_with_output().unwrap();
+        assert_eq!(output.stdout, b"1000\n");
+    }
+    // One that nobody waits for does not keep the container from ending.
+    let left = container.exec(["sleep", "600"]).unwrap();
+    container.stop(Duration::ZERO).unwrap();
+    drop(left);
+    container.remove().unwrap();
+}
