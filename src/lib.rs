@@ -111,6 +111,8 @@ pub mod namespaces;
 pub mod registry;
 
 #[cfg(feature = "container")]
+pub use container::monitor;
+#[cfg(feature = "container")]
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 

@@ -8,8 +8,9 @@ use super::attach::{Attachment, REQUEST};
 use super::config::{Config, Resources};
 use super::home::Home;
 use super::id::{ContainerId, check_name};
-use super::launch::{self, Launch};
+use super::launch;
 use super::locked::Locked;
+use super::monitor;
 use super::process::ProcessId;
 use super::remove;
 use super::state::{Exit, Phase, Record, Status};
@@ -30,7 +31,8 @@ use crate::sys;
 ///
 /// The process that starts a container looks after it, in one thread for all of them: reads what it writes, notes how it
 /// ends, starts it anew where its [restart policy](super::Restart) says so. When that process ends, in whatever way, so
-/// do the containers that it has started; dropping a handle, or the engine, does not end them.
+/// do the containers that it has started; dropping a handle, or the engine, does not end them. One that is started
+/// [detached](Self::start_detached) has a process for itself that does this, and goes on.
 #[derive(Clone, Debug)]
 pub struct Container {
     home: Arc<Home>,
@@ -132,43 +134,51 @@ impl Container {
         Ok(ours)
     }
 
+    /// Starts it so that it goes on when this process ends: a process of its own, this program started anew, looks after it.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start); `InvalidState` if the program has not called
+    /// [`run_if_requested`](super::monitor::run_if_requested).
+    pub fn start_detached(&self) -> Result<()> {
+        monitor::start(self, TerminalSize::default(), None).context(|| self.says("start"))
+    }
+
+    /// [`start_detached`](Self::start_detached), with an attachment that misses nothing of what it writes.
+    ///
+    /// # Errors
+    ///
+    /// As [`start_detached`](Self::start_detached).
+    pub fn start_detached_attached(&self, terminal: TerminalSize) -> Result<Attachment> {
+        let (ours, theirs) = Attachment::pair()?;
+        monitor::start(self, terminal, Some(theirs)).context(|| self.says("start"))?;
+        Ok(ours)
+    }
+
     fn start_with(&self, terminal: TerminalSize, clients: Vec<OwnedFd>) -> Result<()> {
         let supervisor = self.home.supervisor()?;
+        let mut locked = self.lock_to_start()?;
+        let started = locked.start(supervisor.identity, terminal, |launch| {
+            supervisor.launch(self, launch, clients)
+        });
+        if started.is_err()
+            && let Some(running) = self.home.running_here(&self.id)
+        {
+            // It runs, and that could not be written down.
+            let _ = sys::spawn::send_signal(&*running, libc::SIGKILL);
+        }
+        started
+    }
+
+    /// The lock, to start it by hand.
+    pub(super) fn lock_to_start(&self) -> Result<Locked<'_>> {
         let mut locked = self.locked_when_recorded()?;
         if locked.record.phase.is_alive() {
             let message = format!("it is {} already", locked.record.phase);
             return Err(Error::new(ErrorKind::InvalidState, message));
         }
-        locked.record.supervisor = Some(supervisor.identity);
         locked.record.restarts = 0;
-        let started = Launch::prepare(&locked, terminal).and_then(|launch| {
-            // Before there is a process: whoever finds this process dead looks here for what is left.
-            locked.record.cgroup = launch.cgroup_paths();
-            locked.save()?;
-            supervisor.launch(self, launch, clients)
-        });
-        match started {
-            Ok(process) => {
-                locked.record.started(process, supervisor.identity);
-                let saved = locked.save();
-                if saved.is_err()
-                    && let Some(running) = self.home.running_here(&self.id)
-                {
-                    let _ = sys::spawn::send_signal(&*running, libc::SIGKILL);
-                }
-                saved
-            }
-            Err(err) => {
-                let again = locked.record.phase == Phase::Created;
-                locked.record.ended(None, Some(format!("{err:#}")));
-                if again {
-                    locked.record.phase = Phase::Created;
-                    locked.record.finished = None;
-                }
-                let _ = locked.save();
-                Err(err)
-            }
-        }
+        Ok(locked)
     }
 
     /// The lock, when the end of a process that is gone has been written down.

@@ -7,10 +7,13 @@ use std::time::Duration;
 use super::files::{self, Durable, Held};
 use super::home::Home;
 use super::id::ContainerId;
+use super::launch::Launch;
+use super::process::ProcessId;
 use super::remove;
 use super::state::{Exit, Identity, Phase, Record};
 use crate::cgroups::Cgroup;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::namespaces::TerminalSize;
 use crate::sys;
 
 /// Held for moments: whoever has it is the only one to change the files of the container. Its state is true: what a
@@ -67,6 +70,38 @@ impl<'a> Locked<'a> {
     pub(super) fn save_identity(&self) -> Result<()> {
         let durable = if self.identity.config.remove { Durable::No } else { Durable::Yes };
         files::write_json(&self.directory().join("config.json"), &self.identity, durable)
+    }
+
+    /// Starts it by `spawn`, for this supervisor, and writes down how that went.
+    pub(super) fn start(
+        &mut self,
+        supervisor: ProcessId,
+        terminal: TerminalSize,
+        spawn: impl FnOnce(Launch) -> Result<ProcessId>,
+    ) -> Result<()> {
+        let again = self.record.phase != Phase::Created;
+        self.record.supervisor = Some(supervisor);
+        let started = Launch::prepare(self, terminal).and_then(|launch| {
+            // Before there is a process: whoever finds this one dead looks here for what is left.
+            self.record.cgroup = launch.cgroup_paths();
+            self.save()?;
+            spawn(launch)
+        });
+        match started {
+            Ok(process) => {
+                self.record.started(process, supervisor);
+                self.save()
+            }
+            Err(err) => {
+                self.record.ended(None, Some(format!("{err:#}")));
+                if !again {
+                    self.record.phase = Phase::Created;
+                    self.record.finished = None;
+                }
+                let _ = self.save();
+                Err(err)
+            }
+        }
     }
 
     /// Finishes what a dead supervisor has begun.

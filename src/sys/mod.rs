@@ -27,6 +27,8 @@ pub(crate) mod landlock;
 #[allow(dead_code, reason = "spawning and layers take the rest of the calls")]
 pub(crate) mod mount;
 pub(crate) mod plan;
+#[cfg(feature = "container")]
+pub(crate) mod process;
 pub(crate) mod raw;
 #[cfg(feature = "layers")]
 pub(crate) mod reflink;

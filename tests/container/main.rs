@@ -5,11 +5,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod crashes;
+mod detached;
 mod life;
 mod settings;
 mod streams;
 
 use std::fs;
+use std::path::PathBuf;
 
 use coracle::Engine;
 use coracle::image::Import;
@@ -64,4 +66,16 @@ impl Scene {
         let container = engine.container("box").command(["true"]).remove_on_exit();
         container.start().unwrap().wait().unwrap();
     }
+}
+
+/// The built program of an example, which lies beside the tests.
+fn example(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.ancestors().nth(2).unwrap().join("examples").join(name);
+    assert!(
+        program.exists(),
+        "`cargo build --all-features --example {name}` makes {}",
+        program.display()
+    );
+    program
 }

@@ -20,7 +20,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use self::door::Door;
 pub(super) use self::door::knock;
-use self::supervision::Supervision;
+pub(super) use self::supervision::Supervision;
 use super::container::Container;
 use super::files::{self, Held};
 use super::home::Home;
@@ -72,18 +72,27 @@ struct Start {
 }
 
 impl Supervisor {
+    /// With a thread of its own.
     pub(super) fn start(home: &Arc<Home>) -> Result<Arc<Self>> {
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
         let attempt = || "start the thread that looks after containers";
-        let identity = ProcessId::myself().context(attempt)?;
+        let (supervisor, supervision) = Self::open(home).context(attempt)?;
+        let thread = std::thread::Builder::new().name("coracle".into()).stack_size(256 << 10);
+        let thread = thread.spawn(move || supervision.run()).context(attempt)?;
+        *supervisor.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(supervisor)
+    }
+
+    /// For the calling thread to [run](Supervision::run).
+    pub(super) fn open(home: &Arc<Home>) -> Result<(Arc<Self>, Supervision)> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let identity = ProcessId::myself()?;
         let name = format!("{identity}-{}", COUNTER.fetch_add(1, Ordering::Relaxed));
         let mark = home.path("supervisors").join(&name);
-        let alive = files::try_lock(&mark).context(attempt)?.ok_or_else(|| {
-            Error::new(ErrorKind::Busy, format!("{} is locked", mark.display())).context(attempt())
-        })?;
+        let alive = files::try_lock(&mark)?
+            .ok_or_else(|| Error::new(ErrorKind::Busy, format!("{} is locked", mark.display())))?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let wake = EventFd::from_flags(flags).context(attempt)?;
-        let door = Door::open(home.path("sockets").join(&name)).context(attempt)?;
+        let wake = EventFd::from_flags(flags).context(|| "eventfd")?;
+        let door = Door::open(home.path("sockets").join(&name))?;
         let supervisor = Arc::new(Self {
             orders: Mutex::default(),
             wake,
@@ -92,11 +101,8 @@ impl Supervisor {
             mark,
             _alive: alive,
         });
-        let supervision = Supervision::new(supervisor.clone(), door).context(attempt)?;
-        let thread = std::thread::Builder::new().name("coracle".into()).stack_size(256 << 10);
-        let thread = thread.spawn(move || supervision.run()).context(attempt)?;
-        *supervisor.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-        Ok(supervisor)
+        let supervision = Supervision::new(supervisor.clone(), door)?;
+        Ok((supervisor, supervision))
     }
 
     /// Starts a container. Returns its first process.

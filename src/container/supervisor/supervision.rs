@@ -112,7 +112,13 @@ enum Alarm {
     Restart(Container, u32),
 }
 
-pub(super) struct Supervision {
+impl Alarm {
+    fn is_for_a_container(&self) -> bool {
+        matches!(self, Self::Record(..) | Self::Restart(..))
+    }
+}
+
+pub(in crate::container) struct Supervision {
     supervisor: Arc<Supervisor>,
     door: Door,
     poller: Poller,
@@ -144,31 +150,43 @@ impl Supervision {
         })
     }
 
+    /// Until it is told to quit.
     pub(super) fn run(mut self) {
+        while self.turn() {}
+    }
+
+    /// Until there is no container any more to look after.
+    pub(in crate::container) fn run_until_idle(mut self) {
+        while (!self.tasks.is_empty() || self.alarms.values().any(Alarm::is_for_a_container))
+            && self.turn()
+        {}
+    }
+
+    /// Waits for something to happen, and sees to it. False: it is to end.
+    fn turn(&mut self) -> bool {
         let mut events = [EpollEvent::empty(); 64];
-        loop {
-            let count = match self.poller.0.wait(&mut events, self.timeout()) {
-                Err(Errno::EINTR) => continue,
-                // The descriptor is this thread's own: nothing can go wrong with it.
-                Err(_) => return,
-                Ok(count) => count,
-            };
-            for event in &events[..count] {
-                let token = Token::of(event.data());
-                match token {
-                    WAKE => {
-                        let _ = self.supervisor.wake.read();
-                        if !self.orders() {
-                            return;
-                        }
+        let count = match self.poller.0.wait(&mut events, self.timeout()) {
+            Err(Errno::EINTR) => 0,
+            // The descriptor is this thread's own: nothing can go wrong with it.
+            Err(_) => return false,
+            Ok(count) => count,
+        };
+        for event in &events[..count] {
+            let token = Token::of(event.data());
+            match token {
+                WAKE => {
+                    let _ = self.supervisor.wake.read();
+                    if !self.orders() {
+                        return false;
                     }
-                    DOOR => self.answer_the_door(),
-                    Token { task: 0, slot: Slot::Client(number) } => self.listen_to(number),
-                    _ => self.ready(token, event.events()),
                 }
+                DOOR => self.answer_the_door(),
+                Token { task: 0, slot: Slot::Client(number) } => self.listen_to(number),
+                _ => self.ready(token, event.events()),
             }
-            self.alarms_due();
         }
+        self.alarms_due();
+        true
     }
 
     fn timeout(&self) -> EpollTimeout {
@@ -365,22 +383,34 @@ impl Supervision {
             return;
         }
         locked.record.restarts = restarts + 1;
-        let started = Launch::prepare(&locked, TerminalSize::default()).and_then(|launch| {
-            locked.record.cgroup = launch.cgroup_paths();
-            locked.save()?;
-            self.start(container, launch, Vec::new())
-        });
-        match started {
-            Ok(process) => locked.record.started(process, self.supervisor.identity),
-            Err(err) => {
-                let again = restart_after(&locked, Exit::killed());
-                locked.record.ended(None, Some(format!("{err:#}")));
-                if again {
-                    self.restart_later(&mut locked, container);
-                }
-            }
+        let started =
+            self.begin_locked(container, &mut locked, TerminalSize::default(), Vec::new());
+        if started.is_err() && restart_after(&locked, Exit::killed()) {
+            self.restart_later(&mut locked, container);
+            let _ = locked.save();
         }
-        let _ = locked.save();
+    }
+
+    /// Starts a container from this thread.
+    pub(in crate::container) fn begin(
+        &mut self,
+        container: &Container,
+        terminal: TerminalSize,
+        clients: Vec<OwnedFd>,
+    ) -> Result<()> {
+        let mut locked = container.lock_to_start()?;
+        self.begin_locked(container, &mut locked, terminal, clients)
+    }
+
+    fn begin_locked(
+        &mut self,
+        container: &Container,
+        locked: &mut Locked<'_>,
+        terminal: TerminalSize,
+        clients: Vec<OwnedFd>,
+    ) -> Result<()> {
+        let identity = self.supervisor.identity;
+        locked.start(identity, terminal, |launch| self.start(container, launch, clients))
     }
 
     fn answer_the_door(&mut self) {
