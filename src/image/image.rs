@@ -173,7 +173,26 @@ fn reading(blob: &Blob) -> String {
     format!("read the manifest {}", blob.digest)
 }
 
+/// What an index names, and what the indexes name that it names and that are here.
 fn index(store: &Store, descriptor: &Descriptor, blob: Blob) -> Result<Index> {
+    let mut index = one_index(store, descriptor, blob)?;
+    let attempt = || format!("read what the index {} names", blob.digest);
+    for depth in 1.. {
+        let nested = index.take_nested();
+        if nested.is_empty() {
+            break;
+        }
+        for (descriptor, blob) in nested {
+            if store.has(&blob)? {
+                let nested = one_index(store, &descriptor, blob).context(attempt)?;
+                index.add_nested(nested, depth).context(attempt)?;
+            }
+        }
+    }
+    Ok(index)
+}
+
+fn one_index(store: &Store, descriptor: &Descriptor, blob: Blob) -> Result<Index> {
     let attempt = || format!("read the index {}", blob.digest);
     let bytes = store.document(&blob).context(attempt)?;
     Index::parse(&bytes, descriptor.media_type()).context(attempt)

@@ -64,6 +64,11 @@ const LAYER_TYPES: [&str; 4] = [
     "application/vnd.docker.image.rootfs.foreign.diff.tar",
 ];
 
+/// How many indexes may lie in each other below the first. Tools that nest any nest one.
+const DEEPEST_INDEX: usize = 4;
+/// How many manifests there may be then.
+const MOST_NESTED: usize = 4096;
+
 impl DocumentKind {
     /// What a descriptor of this type leads to, if it is a document that names further blobs.
     pub(crate) fn of(media_type: &MediaType) -> Option<Self> {
@@ -234,6 +239,27 @@ impl Index {
         let blob = |descriptor: &Descriptor| Ok((descriptor.clone(), Blob::try_from(descriptor)?));
         let manifests = spec.manifests().iter().map(blob).collect::<Result<_>>()?;
         Ok(Self { manifests })
+    }
+
+    /// Takes the indexes out that are named among the manifests, to be replaced by what these name.
+    pub(crate) fn take_nested(&mut self) -> Vec<(Descriptor, Blob)> {
+        let nested = self.manifests.extract_if(.., |(descriptor, _)| {
+            DocumentKind::of(descriptor.media_type()) == Some(DocumentKind::Index)
+        });
+        nested.collect()
+    }
+
+    /// Adds what a nested index names, `depth` indexes below this one.
+    pub(crate) fn add_nested(&mut self, nested: Self, depth: usize) -> Result<()> {
+        self.manifests.extend(nested.manifests);
+        let (deep, long) = (depth > DEEPEST_INDEX, self.manifests.len() > MOST_NESTED);
+        match (deep, long) {
+            (true, _) => Err(malformed(format!("over {DEEPEST_INDEX} indexes lie in each other"))),
+            (_, true) => {
+                Err(malformed(format!("nested indexes name over {MOST_NESTED} manifests")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The manifest that suits `platform` best. One without a platform suits any if it is the only one.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
+use oci_spec::image::Descriptor;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -259,7 +260,7 @@ impl Fetch {
         .await
     }
 
-    /// The manifests that are wanted of what the name means.
+    /// The manifests that are wanted of what the name means. Indexes that lie in it are kept.
     async fn manifests(&self, root: &Document) -> Result<Vec<Document>> {
         let media_type = root.descriptor.media_type();
         match DocumentKind::of(media_type) {
@@ -273,25 +274,43 @@ impl Fetch {
             }
         }
         let attempt = || format!("read the index {}", root.blob.digest);
-        let index = Index::parse(&root.bytes, media_type).context(attempt)?;
+        let mut index = Index::parse(&root.bytes, media_type).context(attempt)?;
+        for depth in 1.. {
+            let nested = index.take_nested();
+            if nested.is_empty() {
+                break;
+            }
+            for (descriptor, blob) in nested {
+                let document = self.named(descriptor, blob).await.context(attempt)?;
+                let nested = Index::parse(&document.bytes, document.descriptor.media_type());
+                let added = nested.and_then(|nested| index.add_nested(nested, depth));
+                added.context(|| format!("read the index {}", blob.digest)).context(attempt)?;
+                self.keep(&document).await?;
+            }
+        }
         let wanted = match &self.work.platforms {
             Platforms::One(platform) => vec![index.choose(platform).context(attempt)?.clone()],
             Platforms::All => index.manifests,
         };
         let mut manifests = Vec::new();
         for (descriptor, blob) in wanted {
-            let client = &self.work.client;
-            let fetched = resolve::document(client, &self.reference, Some(blob.digest)).await?;
-            if fetched.blob != blob {
-                let message = format!(
-                    "the manifest {} has {} bytes, the index says {}",
-                    blob.digest, fetched.blob.size, blob.size
-                );
-                return Err(Error::new(ErrorKind::Malformed, message)).context(attempt);
-            }
-            manifests.push(Document { descriptor, ..fetched });
+            manifests.push(self.named(descriptor, blob).await.context(attempt)?);
         }
         Ok(manifests)
+    }
+
+    /// Fetches what an index names.
+    async fn named(&self, descriptor: Descriptor, blob: Blob) -> Result<Document> {
+        let client = &self.work.client;
+        let fetched = resolve::document(client, &self.reference, Some(blob.digest)).await?;
+        if fetched.blob != blob {
+            let message = format!(
+                "the manifest {} has {} bytes, the index says {}",
+                blob.digest, fetched.blob.size, blob.size
+            );
+            return Err(Error::new(ErrorKind::Malformed, message));
+        }
+        Ok(Document { descriptor, ..fetched })
     }
 
     async fn keep(&self, document: &Document) -> Result<()> {

@@ -15,7 +15,8 @@ mod whole;
 use std::fs;
 use std::sync::{Arc, Mutex};
 
-use common::images::{Layout, Packing, Skopeo, noise, tar};
+use common::http::Response;
+use common::images::{INDEX, Layout, Packing, Skopeo, noise, tar};
 use common::registry::Registry as Server;
 use common::relay::{Fault, Relay, Rule};
 use common::{
@@ -25,6 +26,7 @@ use coracle::image::{Image, Store};
 use coracle::namespaces::Command;
 use coracle::registry::{Phase, Progress, Registry};
 use coracle::{Error, ErrorKind};
+use serde_json::json;
 
 /// A registry with the image `app:1` of two layers, a relay before it and a store to pull into.
 struct Scene {
@@ -229,6 +231,58 @@ fn of_several_platforms_the_wanted_one_comes_or_all() {
     pull().all_platforms().blocking().unwrap();
     for platform in ["linux/amd64", "linux/arm64"] {
         scene.store.image_for(&name, &platform.parse().unwrap()).unwrap();
+    }
+    scene.check_clean();
+}
+
+#[test]
+fn indexes_in_indexes_are_followed() {
+    let scene = require!(scene("pull-nested"));
+    let (registry, mut layout) = (client(), Layout::new(scene.sandbox.join("nested")));
+    let [mut inner, outer] = ["amd64", "arm64"].map(|architecture| {
+        let layer = layout.layer(&tar(&[("for", architecture.as_bytes())])[..], Packing::Gzip);
+        layout.manifest(architecture, &[layer])
+    });
+    for depth in 0..6 {
+        let name = format!("nested:{depth}");
+        let digest = layout.index(&name, &[inner, outer.clone()]);
+        let size = fs::metadata(layout.blob_file(&digest)).unwrap().len();
+        inner = json!({ "mediaType": INDEX, "digest": digest, "size": size });
+        // No other tool that we have takes more than one of them.
+        let source = Store::open(layout.path()).unwrap();
+        let (name, tag) = (scene.relay.name(&name), name);
+        let push = registry.push(&source, &tag, &name).all_platforms().blocking();
+        let pull = || registry.pull(&name, &scene.store);
+        if depth > 4 {
+            let index = fs::read(layout.blob_file(&digest)).unwrap();
+            let answer = Response::new(200).header("Content-Type", INDEX).body(index);
+            let path = format!("/v2/nested/manifests/{depth}");
+            scene.relay.rule(Rule::get(&path).fault(Fault::Respond(answer)));
+            for err in [push.map(drop), pull().all_platforms().blocking().map(drop)] {
+                let told = [&*name, "over 4 indexes lie in each other"];
+                says(&err.unwrap_err(), ErrorKind::Malformed, &told);
+            }
+            continue;
+        }
+        push.unwrap();
+        pull().all_platforms().blocking().unwrap();
+        for platform in ["linux/amd64", "linux/arm64"] {
+            let image = scene.store.image_for(&name, &platform.parse().unwrap()).unwrap();
+            assert_eq!(
+                (image.digest().to_string(), image.platform().to_string()),
+                (digest.clone(), platform.into())
+            );
+        }
+        let copy = scene.relay.name(&format!("copied:{depth}"));
+        let push = registry.push(&scene.store, &name, &copy).all_platforms();
+        assert_eq!(push.blocking().unwrap().digest.to_string(), digest);
+        scene.store.remove(&name).unwrap();
+        scene.store.collect_garbage().unwrap();
+        // One alone: its documents are those of the indexes on the way to it.
+        let image = pull().platform("linux/amd64".parse().unwrap()).blocking().unwrap();
+        assert_eq!(image.platform().to_string(), "linux/amd64");
+        scene.store.remove(&name).unwrap();
+        scene.store.collect_garbage().unwrap();
     }
     scene.check_clean();
 }
