@@ -1,5 +1,7 @@
 //! What refers to an image: <https://github.com/opencontainers/distribution-spec/blob/main/spec.md#listing-referrers>.
 
+use std::time::Duration;
+
 use oci_spec::image::{Descriptor, MediaType};
 use reqwest::header::{ACCEPT, HeaderName, HeaderValue};
 use serde_json::{Value, json};
@@ -19,6 +21,10 @@ const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const INDEX: HeaderValue = HeaderValue::from_static("application/vnd.oci.image.index.v1+json");
 /// A list that goes on for longer is not read to its end.
 const MOST_PAGES: usize = 100;
+/// How often something is put on a list that others take it out of.
+const MOST_ATTEMPTS: u32 = 5;
+/// Others come to their end meanwhile; it grows.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether the registry lists what it has just stored.
 pub(super) fn are_kept(answer: &Answer) -> bool {
@@ -93,6 +99,9 @@ async fn ask(
 }
 
 /// Adds to the list of what refers to a subject, for a registry that keeps none itself.
+///
+/// Such a registry replaces the list by whichever comes last, unasked: another program that adds to the one that it has
+/// read takes out what has come between. So the list is read again, until it holds what was added.
 pub(super) async fn list(
     to: &Destination,
     of: &Reference,
@@ -102,16 +111,24 @@ pub(super) async fn list(
     let name = list_name(of, Blob::try_from(subject)?.digest)?;
     let attempt = || format!("list it under the tag {}", name.tag().unwrap_or_default());
     let _alone = to.client.lists.lock().await;
-    let before = resolve::document_at(&to.client, &to.endpoint, &name, None).await;
-    let before = match before {
-        Ok(document) => Some(document),
-        Err(err) if err.kind() == ErrorKind::NotFound => None,
-        Err(err) => return Err(err).context(attempt),
-    };
-    match with(before.as_ref(), added).context(attempt)? {
-        Some(after) => to.document(&after, name.tag()).await.map(drop).context(attempt),
-        None => Ok(()),
+    for number in 0..=MOST_ATTEMPTS {
+        if number > 1 {
+            tokio::time::sleep(PAUSE * number).await;
+        }
+        let before = resolve::document_at(&to.client, &to.endpoint, &name, None).await;
+        let before = match before {
+            Ok(document) => Some(document),
+            Err(err) if err.kind() == ErrorKind::NotFound => None,
+            Err(err) => return Err(err).context(attempt),
+        };
+        let Some(after) = with(before.as_ref(), added).context(attempt)? else { return Ok(()) };
+        if number < MOST_ATTEMPTS {
+            to.document(&after, name.tag()).await.context(attempt)?;
+        }
     }
+    let message = format!("others have taken it out {MOST_ATTEMPTS} times");
+    let hint = "another program changes the same list: attach it again when that is done";
+    Err(Error::new(ErrorKind::Busy, message).with_hint(hint).context(attempt()))
 }
 
 /// The list with one more, and all that others have written to it. `None` if it is on it.

@@ -214,6 +214,68 @@ fn a_registry_that_keeps_the_list_is_let() {
     assert!(tags.iter().all(|it| !it.path().contains("/manifests/sha256-")));
 }
 
+/// A registry that keeps no lists itself, in which another program replaces the list each time that it is written, so many
+/// times, by one that it has read before.
+fn contested(subject: Vec<u8>, times: usize) -> (Scripted, Arc<Mutex<Option<Value>>>) {
+    let list = Arc::new(Mutex::new(None::<Value>));
+    let kept = Arc::clone(&list);
+    let left = Mutex::new(times);
+    let server = Scripted::start(move |request: &Request| {
+        let manifest = |bytes: Vec<u8>, media_type: &str| {
+            let answer = Response::new(200).header("Content-Type", media_type);
+            answer.header("Docker-Content-Digest", digest(&bytes)).body(bytes)
+        };
+        let path = request.path();
+        let mut list = kept.lock().unwrap();
+        match (&*request.method, path.contains("/manifests/sha256-"), &*list) {
+            ("GET", true, Some(list)) => manifest(list.to_string().into(), INDEX),
+            ("PUT", true, _) => {
+                let mut written: Value = serde_json::from_slice(&request.body).unwrap();
+                let mut left = left.lock().unwrap();
+                if *left > 0 {
+                    *left -= 1;
+                    let other = json!({ "mediaType": MANIFEST, "size": 2, "digest": digest(left.to_string().as_bytes()) });
+                    let entries = written["manifests"].as_array_mut().unwrap();
+                    *entries.last_mut().unwrap() = other;
+                }
+                *list = Some(written);
+                Response::new(201)
+            }
+            ("PUT", false, _) if path.contains("/manifests/") => Response::new(201),
+            ("GET" | "HEAD", false, _) if path.ends_with("/manifests/1") => {
+                manifest(subject.clone(), MANIFEST)
+            }
+            ("HEAD", ..) if path.contains("/blobs/") => Response::new(200),
+            _ => Response::new(404),
+        }
+    });
+    (server, list)
+}
+
+#[test]
+fn what_another_program_takes_out_of_the_list_is_put_back() {
+    let sandbox = common::setup("attach-contested");
+    let (layout, subject) = small(&sandbox);
+    let subject = fs::read(layout.blob_file(&subject)).unwrap();
+    for (times, listed) in [(0, true), (1, true), (4, true), (5, false)] {
+        let (server, list) = contested(subject.clone(), times);
+        let name = format!("{}/app:1", server.address());
+        let attached = client().attach(&name, Artifact::new("a/1")).blocking();
+        let list = list.lock().unwrap().clone().unwrap();
+        let entries = list["manifests"].as_array().unwrap();
+        let ours = entries.iter().filter(|it| it["artifactType"] == "a/1").count();
+        assert_eq!((ours, entries.len()), (usize::from(listed), times + usize::from(listed)));
+        match attached {
+            Ok(_) => assert!(listed),
+            Err(err) => {
+                assert!(!listed, "{err:?}");
+                assert_eq!(err.kind(), ErrorKind::Busy, "{err:?}");
+                assert!(format!("{err:#}").contains("taken it out 5 times"), "{err:#}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_list_that_is_none_is_not_believed() {
     for (answer, why) in [
