@@ -157,12 +157,14 @@ impl Registry {
     /// # }
     /// ```
     ///
-    /// A registry without the referrers API has the list under a tag, `sha256-` and the digest's digits, which is kept here: two
-    /// programs that attach to one image at the same moment may lose one of the entries there.
+    /// A registry without the referrers API has the list under a tag, `sha256-` and the digest's digits, which is kept here.
+    /// Where another program attaches to the image at the same moment and takes this entry out, it is put back; one that is
+    /// slow may still take it out later.
     ///
     /// # Errors
     ///
-    /// As of [`push_artifact`](Self::push_artifact); `NotFound` too if there is nothing of that name.
+    /// As of [`push_artifact`](Self::push_artifact); `NotFound` too if there is nothing of that name; `Busy` if others take
+    /// it out of the list again and again.
     pub fn attach(&self, name: impl AsRef<str>, artifact: Artifact) -> Operation<Pushed> {
         let (client, name) = (Arc::clone(self.client()), name.as_ref().to_owned());
         Operation::new(self, async move {
