@@ -2,7 +2,8 @@
 
 use std::io::{self, IsTerminal, Read};
 
-use coracle::registry::{Credentials, Kept};
+use coracle::ErrorKind;
+use coracle::registry::{Credentials, Kept, Registry};
 
 use crate::failure::{Failure, Result};
 use crate::output::{Output, note};
@@ -47,6 +48,13 @@ impl LoginArgs {
         if self.password_stdin && self.username.is_none() {
             return Err(Failure::new("Must provide --username with --password-stdin"));
         }
+        let registry = registries.client(server)?;
+        if self.username.is_none()
+            && self.password.is_none()
+            && let Some(kept) = again(&registry, server, out)?
+        {
+            return succeeded(&kept, out);
+        }
         let given = if self.password_stdin { Some(from_stdin()?) } else { self.password.clone() };
         if (given.is_none() || self.username.is_none()) && !io::stdin().is_terminal() {
             return Err(Failure::new("cannot perform an interactive login from a non TTY device")
@@ -58,15 +66,35 @@ impl LoginArgs {
             let what = if user.is_empty() { "username" } else { "password" };
             return Err(Failure::new(format!("{what} is empty")));
         }
-        let registry = registries.client(server)?;
         let kept = registry.login(server, Credentials::password(user, password)).blocking()?;
-        if let Kept::File(path) = kept {
-            let path = path.display();
-            note(&format!("WARNING! Your credentials are stored unencrypted in {path}."));
-            note("A credential helper, named there as credsStore, keeps them better.");
-        }
-        out.line("Login Succeeded")
+        succeeded(&kept, out)
     }
+}
+
+/// Tries the credentials that are kept. Others are asked for if these are not taken.
+fn again(registry: &Registry, server: &str, out: &mut Output) -> Result<Option<Kept>> {
+    let tried = registry.login_again(server).blocking();
+    if let Ok(None) = tried {
+        return Ok(None);
+    }
+    out.line("Authenticating with existing credentials...")?;
+    match tried {
+        Ok(kept) => return Ok(kept),
+        Err(err) if err.kind() == ErrorKind::PermissionDenied => {
+            note("Stored credentials invalid or expired");
+        }
+        Err(err) => note(&format!("Login did not succeed, error: {err:#}")),
+    }
+    Ok(None)
+}
+
+fn succeeded(kept: &Kept, out: &mut Output) -> Result<()> {
+    if let Kept::File(path) = kept {
+        let path = path.display();
+        note(&format!("WARNING! Your credentials are stored unencrypted in {path}."));
+        note("A credential helper, named there as credsStore, keeps them better.");
+    }
+    out.line("Login Succeeded")
 }
 
 fn from_stdin() -> Result<String> {

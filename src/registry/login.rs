@@ -35,6 +35,19 @@ pub(super) async fn login(
     kept.context(attempt)
 }
 
+/// Logs in with the user's name and password that there are already.
+pub(super) async fn login_again(client: Arc<Client>, host: String) -> Result<Option<Kept>> {
+    let attempt = || format!("log in to {host} with the credentials that there are");
+    let name = registry_host(&host).context(attempt)?;
+    let found = client.with_credentials(move |source| source.find(&name)).await.context(attempt)?;
+    match found {
+        Some(credentials @ Credentials::Password { .. }) => {
+            login(client, host, credentials).await.map(Some)
+        }
+        Some(Credentials::IdentityToken(_)) | None => Ok(None),
+    }
+}
+
 /// Forgets credentials, and says whether there were any.
 pub(super) async fn logout(client: Arc<Client>, host: String) -> Result<bool> {
     let attempt = || format!("log out of {host}");

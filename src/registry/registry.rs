@@ -255,6 +255,16 @@ impl Registry {
         Operation::new(self, login::login(Arc::clone(self.client()), host.into(), credentials))
     }
 
+    /// [`login`](Self::login) with the user's name and password that there are for the registry already, given or kept. `None`
+    /// if there are none.
+    ///
+    /// # Errors
+    ///
+    /// As of [`login`](Self::login). What is kept stays, even if it is not taken any more.
+    pub fn login_again(&self, host: impl Into<String>) -> Operation<Option<Kept>> {
+        Operation::new(self, login::login_again(Arc::clone(self.client()), host.into()))
+    }
+
     /// Logs out of a registry: forgets the credentials that there are for it in this client and, with
     /// [`Builder::docker_config`], in `config.json` and its credential helper. Says whether there were any. The registry is
     /// not asked.

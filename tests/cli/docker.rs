@@ -189,6 +189,7 @@ fn registries_are_spoken_of_as_docker_does() {
     let login = ["login", "-u", "anna", "--password-stdin", host];
     same(&login, "wrong");
     same(&login, "sesame");
+    same(&["login", host], "");
     for arguments in [
         &["pull", &name][..],
         &["pull", &name],
@@ -247,6 +248,13 @@ fn registries_are_spoken_of_as_docker_does() {
     ] {
         same(arguments, "");
     }
+    // What is kept and not taken any more.
+    let stale = serde_json::json!({ "auths": { host: { "auth": "YW5uYTpzdGFsZQ==" } } });
+    for place in [&config, &scene.dir.join("docker")] {
+        std::fs::create_dir_all(place).unwrap();
+        std::fs::write(place.join("config.json"), stale.to_string()).unwrap();
+    }
+    same(&["login", host], "");
     let different = different.into_inner();
     assert!(different.is_empty(), "{different:#?}");
 }

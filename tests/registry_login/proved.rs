@@ -38,9 +38,12 @@ fn wrong_ones_are_refused_in_the_registrys_words_and_right_ones_found_later() {
         let wrong = Credentials::password("anna", "wrong");
         client.login(server.address(), wrong).blocking().unwrap_err();
         assert!(is_in(&client, &server) && is_in(&later(), &server));
+        let again = later().login_again(server.address()).blocking().unwrap();
+        assert_eq!(again, Some(Kept::File(config_file())));
         assert!(client.logout(format!("https://{}/v2/", server.address())).blocking().unwrap());
         assert!(!is_in(&client, &server) && !is_in(&later(), &server));
         assert!(!client.logout(server.address()).blocking().unwrap());
+        assert_eq!(client.login_again(server.address()).blocking().unwrap(), None);
         assert_eq!(config(), json!({ "auths": {} }));
     });
 }
