@@ -60,6 +60,18 @@ pub fn registry_headers(data: &[u8]) {
     crate::registry::fuzzing::headers(data);
 }
 
+/// A line of a container's log, in either format.
+#[cfg(feature = "container")]
+pub fn log_lines(data: &[u8]) {
+    crate::container::logs::fuzzing::line(data);
+}
+
+/// A container's log, in a directory to write it to.
+#[cfg(feature = "container")]
+pub fn log_files(dir: &std::path::Path, data: &[u8]) {
+    crate::container::logs::fuzzing::file(dir, data);
+}
+
 fn again<T: FromStr<Err: Display> + Display + PartialEq + Debug>(text: &str) -> Option<T> {
     match text.parse::<T>() {
         Ok(value) => {
@@ -196,6 +208,31 @@ mod tests {
             "127.0.0.1",
         ];
         mutated(registry_headers, &seeds);
+    }
+
+    #[cfg(feature = "container")]
+    #[test]
+    fn log_lines_hold() {
+        let seeds = [
+            "2026-01-01T00:00:00.000000001Z stdout F a b",
+            "2026-01-01T02:00:00.5+02:00 stderr P:x y",
+            r#"{"log":"a\u0009\"\n","stream":"stderr","attrs":{"x":"y"},"time":"2026-01-01T00:00:00.1Z"}"#,
+            r#"{"log":"\ufffd\u2028","stream":"stdout","time":"2026-01-01T00:00:00Z"}"#,
+        ];
+        mutated(log_lines, &seeds);
+    }
+
+    #[cfg(feature = "container")]
+    #[test]
+    fn log_files_hold() {
+        fn body(data: &[u8]) {
+            let dir = tempfile::Builder::new().prefix("coracle-fuzz-").tempdir_in("/dev/shm");
+            log_files(dir.expect("make a directory").path(), data);
+        }
+        let cri = "2026-01-01T00:00:00Z stdout P a\n2026-01-01T00:00:01Z stderr F b\n2026-01-01T00:00:02Z stdout F c\n";
+        let json = "{\"log\":\"a\\n\",\"stream\":\"stderr\",\"time\":\"2026-01-01T00:00:00Z\"}\n"
+            .repeat(4);
+        mutated(body, &[cri, &json, &format!("{json}{cri}torn")]);
     }
 
     #[cfg(feature = "image")]

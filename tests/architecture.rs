@@ -22,7 +22,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("container", &["cgroups", "namespaces", "layers", "network", "image", "registry", "build"]),
     ("oci", &["cgroups", "namespaces"]),
     // Not part of the library: compiled for tests and fuzz/ only.
-    ("fuzzing", &["cgroups", "namespaces", "image", "registry"]),
+    ("fuzzing", &["cgroups", "namespaces", "image", "registry", "container"]),
     (
         "engine",
         &["cgroups", "namespaces", "layers", "network", "image", "registry", "build", "container"],

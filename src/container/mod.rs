@@ -11,6 +11,7 @@ mod home;
 mod id;
 mod launch;
 mod locked;
+pub mod logs;
 pub mod monitor;
 mod process;
 mod remove;
