@@ -19,7 +19,8 @@ use coracle::container::logs::{Batch, Format, Line, LogWriter, Logs, Rotation, S
 use coracle::{ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use common::{require, rounds, setup, setup_in_memory, user_namespaces};
+use common::engines::{Docker, run};
+use common::{Missing, require, rounds, setup, setup_in_memory, user_namespaces};
 
 const FORMATS: [Format; 2] = [Format::Cri, Format::JsonFile];
 
@@ -615,4 +616,68 @@ fn a_full_disk_loses_lines_and_says_so() {
     let said = String::from_utf8_lossy(&output.stdout);
     let complained = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{said}\n{complained}");
+}
+
+#[test]
+fn docker_writes_the_same_file_and_its_is_read() {
+    require!(busybox());
+    let dir = setup("logs-docker");
+    let docker = require!(Docker::start(&dir, "vfs"));
+    // Whatever is written otherwise in JSON, what is not UTF-8, and a line in pieces; the last does not end.
+    let long = format!("{}\n", "0123456789".repeat(4_000));
+    let lines: [&[u8]; 9] = [
+        b"plain\n",
+        b"\n",
+        b"quotes \"'\\ markup <&> controls \t\r\x08\x0c\x1b[1m\x7f\0\n",
+        "wide \u{e4} \u{20ac} \u{1f600} \u{2028}\u{2029}\u{2027}\u{fffd}\n".as_bytes(),
+        b"bytes \xff \xc3 \xe2\x82 \xf0\x9f\x98 \xc0\x80 \xed\xa0\x80 \x80\xbf\n",
+        b"  spaces  \n",
+        long.as_bytes(),
+        b"after it\r\n",
+        b"prompt> ",
+    ];
+    let root = dir.dir("root/bin");
+    fs::copy("/bin/busybox", root.join("busybox")).unwrap();
+    fs::write(dir.join("root/printed"), lines.concat()).unwrap();
+    let archive = dir.join("root.tar");
+    run(Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(dir.join("root")).arg("."));
+    docker.run(&["import", archive.to_str().unwrap(), "printer"]);
+    let cat = ["/bin/busybox", "cat", "/printed"];
+    docker.run(&[&["run", "--name", "printer", "--network", "none", "printer"], &cat[..]].concat());
+    let log = docker.run(&["inspect", "--format", "{{.LogPath}}", "printer"]);
+    let theirs = fs::read(log.trim()).unwrap();
+
+    let logs = dir.dir("theirs");
+    fs::write(logs.join("container.log"), &theirs).unwrap();
+    let mut read = Logs::open(&logs).lines().unwrap();
+    let seen: Vec<_> = read.by_ref().map(Result::unwrap).collect();
+    assert_eq!(read.damaged(), 0);
+    assert_eq!(seen.iter().map(|line| line.partial).filter(|partial| *partial).count(), 3);
+    assert!(printed(&seen, Stream::Stdout).ends_with(&lines[5..].concat()));
+
+    // The same bytes at the same times.
+    let logs = dir.dir("ours");
+    let mut writer = LogWriter::open(&logs, Format::JsonFile, Rotation::new()).unwrap();
+    let mut batch = Batch::new();
+    let mut times = seen.iter().filter(|line| !line.partial).map(|line| line.time);
+    for line in lines {
+        let time = times.next().unwrap_or(seen.last().unwrap().time);
+        writer.write(&mut batch, Stream::Stdout, time, line).unwrap();
+        if !line.ends_with(b"\n") {
+            writer.flush(&mut batch, time).unwrap();
+        }
+    }
+    let ours = fs::read(logs.join("container.log")).unwrap();
+    let (ours, theirs) = (String::from_utf8(ours).unwrap(), String::from_utf8(theirs).unwrap());
+    for (ours, theirs) in ours.lines().zip(theirs.lines()) {
+        assert_eq!(ours, theirs);
+    }
+    assert_eq!(ours.len(), theirs.len());
+}
+
+fn busybox() -> std::result::Result<(), Missing> {
+    match Path::new("/bin/busybox").exists() {
+        true => Ok(()),
+        false => Err(Missing::new("busybox", "/bin/busybox is not installed")),
+    }
 }
