@@ -1,0 +1,119 @@
+//! Measures what a container of the engine costs, from its creation to its removal, beside a process spawned in the same
+//! isolation; what a program executed in it costs; and what many of them take. Needs root; see README.md.
+
+use std::fs;
+use std::path::PathBuf;
+
+use coracle::Engine;
+use coracle::layers::Pack;
+use coracle_benches::contender::{self, Contender, Result, interleave, succeed, table, timed};
+use coracle_benches::{Fixture, container, quiet};
+
+/// How many run at once.
+const MANY: usize = 1000;
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["serve", what, ref rest @ ..] => serve(what, rest),
+        [] => compare(60),
+        [rounds] => compare(rounds.parse()?),
+        _ => Err("usage: containers [ROUNDS]".into()),
+    }
+}
+
+/// The contender's side.
+fn serve(what: &str, args: &[&str]) -> Result<()> {
+    let [root] = args else { return Err("not a contender".into()) };
+    let engine = Engine::open(root)?;
+    let mut task: Box<dyn FnMut() -> Result<()>> = match what {
+        "bare" => {
+            let scratch = PathBuf::from(root).join("scratch");
+            Box::new(move || {
+                let rootfs = engine.store().image("box")?.rootfs()?.writable(&scratch)?;
+                let done = container("/bin/true", &rootfs).status()?.success();
+                drop(rootfs);
+                engine.store().layers()?.remove_writable(&scratch)?;
+                succeed(done)
+            })
+        }
+        "engine" => Box::new(move || {
+            let builder = engine.container("box").command(["/bin/true"]).remove_on_exit();
+            let builder = builder.memory(64 << 20).pids(64).cpus(1.5);
+            succeed(builder.start()?.wait()?.success())
+        }),
+        "kept" => Box::new(move || {
+            let builder = engine.container("box").command(["/bin/true"]);
+            let made = builder.memory(64 << 20).pids(64).cpus(1.5).start()?;
+            let done = made.wait()?.success();
+            made.remove()?;
+            succeed(done)
+        }),
+        "exec" => {
+            let made = engine.container("box").command(["/bin/sleep", "1000000"]).remove_on_exit();
+            let made = made.start()?;
+            let command = quiet(coracle::namespaces::Command::new("/bin/true"));
+            Box::new(move || succeed(made.exec_command(command.clone())?.wait()?.success()))
+        }
+        _ => return Err("not a contender".into()),
+    };
+    contender::serve(|| timed(&mut task))
+}
+
+fn compare(rounds: usize) -> Result<()> {
+    let fixture = Fixture::new()?;
+    println!("{rounds} rounds, load {}", fs::read_to_string("/proc/loadavg")?.trim());
+    let mut roots = Vec::new();
+    for name in ["bare", "engine", "kept", "exec", "many"] {
+        let root = fixture.path().join(format!("engine-{name}"));
+        let engine = Engine::open(&root)?;
+        let mut tar = Vec::new();
+        Pack::new().tree(fs::File::open(fixture.root())?, &mut tar)?;
+        coracle::image::Import::new(engine.store()).name("box").read(&tar[..])?;
+        roots.push(root.display().to_string());
+    }
+    let [bare, engine, kept, exec, many] = &roots[..] else { return Err("no roots".into()) };
+    let mut all = vec![
+        Contender::of_ourselves("a process spawned on the image", &["bare", bare])?,
+        Contender::of_ourselves("a container that goes with its end", &["engine", engine])?,
+        Contender::of_ourselves("a container, removed", &["kept", kept])?,
+        Contender::of_ourselves("exec in one", &["exec", exec])?,
+    ];
+    interleave(&mut all, rounds)?;
+    table("/bin/true from creation to removal", &all, 0);
+    drop(all);
+    alive(many)
+}
+
+/// What many containers take that do nothing.
+fn alive(root: &str) -> Result<()> {
+    let engine = Engine::open(root)?;
+    let builder = engine.container("box").command(["/bin/sleep", "1000000"]).remove_on_exit();
+    builder.clone().start()?.remove_forced()?;
+    let before = (memory()?, descriptors()?);
+    let all = (0..MANY).map(|_| builder.clone().start()).collect::<coracle::Result<Vec<_>>>()?;
+    let now = (memory()?, descriptors()?);
+    println!(
+        "\n{MANY} containers alive: {:.1} KiB of this process's memory each, {:.2} descriptors each",
+        (now.0 - before.0) as f64 / MANY as f64,
+        (now.1 - before.1) as f64 / MANY as f64
+    );
+    all.into_iter().try_for_each(coracle::container::Container::remove_forced)?;
+    println!(
+        "after their removal: {} KiB, {} descriptors more",
+        memory()?.saturating_sub(before.0),
+        descriptors()? - before.1
+    );
+    Ok(())
+}
+
+/// In KiB, this process's own.
+fn memory() -> Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    Ok(line.ok_or("no RssAnon")?.trim().trim_end_matches(" kB").parse()?)
+}
+
+fn descriptors() -> Result<usize> {
+    Ok(fs::read_dir("/proc/self/fd")?.count())
+}
