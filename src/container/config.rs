@@ -202,6 +202,13 @@ impl Default for LogConfig {
     }
 }
 
+impl LogConfig {
+    /// As Docker writes it, in so many files of this size, in bytes.
+    pub fn json_file(max_size: u64, max_files: u32) -> Self {
+        Self { driver: LogDriver::JsonFile, max_size: Some(max_size), max_files }
+    }
+}
+
 /// How output is written down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

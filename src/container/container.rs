@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::attach::{Attachment, REQUEST};
-use super::config::{Config, Resources};
+use super::config::{Config, LogDriver, Resources};
 use super::home::Home;
 use super::id::{ContainerId, check_name};
 use super::launch;
 use super::locked::Locked;
+use super::logs::Logs;
 use super::monitor;
 use super::process::ProcessId;
 use super::remove;
@@ -580,6 +581,31 @@ impl Container {
             }
         }
         Err(Error::new(ErrorKind::InvalidState, "its supervisor does not answer, or it has ended"))
+    }
+
+    /// What it has written, to be read: `web.logs()?.follow().since(time)`. Following ends with the container.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if it has been removed; `Unsupported` if it keeps no log.
+    pub fn logs(&self) -> Result<Logs> {
+        let attempt = || self.says("read the log of");
+        let config = self.config().context(attempt)?;
+        if config.log.driver == LogDriver::None {
+            return Err(
+                Error::unsupported("it keeps none: its log driver is none").context(attempt())
+            );
+        }
+        let directory = launch::log_directory(&self.home, &self.id);
+        // One that has not been started yet has written nothing.
+        launch::make_log_directory(&directory).context(attempt)?;
+        let this = self.clone();
+        let finished = move || {
+            let going_on =
+                |phase| matches!(phase, Phase::Running | Phase::Paused | Phase::Restarting);
+            !this.status().is_ok_and(|status| going_on(status.phase))
+        };
+        Ok(Logs::open(directory).until_finished(finished))
     }
 
     /// What it uses.

@@ -1,11 +1,16 @@
 //! From what was asked of a container, and what its image says, to a command that can be spawned.
 
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::config::{Config, MountConfig, MountSource};
+use super::config::{Config, LogConfig, LogDriver, MountConfig, MountSource};
 use super::etc;
-use super::id::check_name;
+use super::home::Home;
+use super::id::{ContainerId, check_name};
 use super::locked::Locked;
+use super::logs::{Format, LogWriter, Rotation};
 use crate::cgroups::{Cgroup, DeviceAccess, DeviceKind, DeviceRules, Limits};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::Image;
@@ -22,6 +27,7 @@ pub(super) struct Launch {
     pub(super) cgroup: Option<Cgroup>,
     pub(super) config: Config,
     pub(super) rootfs: Rootfs,
+    pub(super) log: Option<LogWriter>,
 }
 
 impl Launch {
@@ -70,12 +76,40 @@ impl Launch {
         if let Some(cgroup) = &cgroup {
             command.cgroup(cgroup);
         }
-        Ok(Self { command, cgroup, config: config.clone(), rootfs })
+        Ok(Self { command, cgroup, config: config.clone(), rootfs, log: log(locked)? })
     }
 
     pub(super) fn cgroup_paths(&self) -> Vec<PathBuf> {
         self.cgroup.as_ref().map(Cgroup::paths).unwrap_or_default()
     }
+}
+
+/// Where its output is written.
+pub(super) fn log_directory(home: &Home, id: &ContainerId) -> PathBuf {
+    home.directory(id).join("log")
+}
+
+pub(super) fn make_log_directory(dir: &Path) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => {
+            Err(err).context(|| format!("make {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn log(locked: &Locked<'_>) -> Result<Option<LogWriter>> {
+    let LogConfig { driver, max_size, max_files } = &locked.identity.config.log;
+    let format = match driver {
+        LogDriver::Cri => Format::Cri,
+        LogDriver::JsonFile => Format::JsonFile,
+        LogDriver::None => return Ok(None),
+    };
+    let dir = log_directory(locked.home(), locked.id);
+    make_log_directory(&dir)?;
+    let rotation = Rotation::new().max_files(*max_files);
+    let rotation = max_size.map_or(rotation, |bytes| rotation.max_size(bytes));
+    LogWriter::open(dir, format, rotation).map(Some)
 }
 
 /// Its layers, and on top what it writes.

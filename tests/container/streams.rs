@@ -3,7 +3,9 @@
 use std::io::Read;
 use std::time::Duration;
 
-use coracle::container::{Attachment, Output};
+use coracle::ErrorKind;
+use coracle::container::logs::Logs;
+use coracle::container::{Attachment, LogConfig, LogDriver, Output};
 use coracle::namespaces::{Command, Stdio, TerminalSize};
 
 use crate::common::require;
@@ -132,5 +134,47 @@ fn other_programs_run_in_it_from_this_process_and_from_another() {
     let left = container.exec(["sleep", "600"]).unwrap();
     container.stop(Duration::ZERO).unwrap();
     drop(left);
+    container.remove().unwrap();
+}
+
+#[test]
+fn what_it_writes_is_kept_and_can_be_followed() {
+    let scene = require!(scene("container-logs"));
+    let script = "echo one; echo two >&2; sleep 0.2; echo three; printf end";
+    let container = scene.engine.container("box").command(["sh", "-c", script]).create().unwrap();
+    assert_eq!(container.logs().unwrap().into_iter().count(), 0);
+    container.start().unwrap();
+    let text = |logs: Logs| -> Vec<String> {
+        logs.into_iter().map(|line| line.unwrap().to_string()).collect()
+    };
+    let followed = text(container.logs().unwrap().follow());
+    assert_eq!(followed.len(), 4, "{followed:?}");
+    assert_eq!(followed[2..], ["three", "end"]);
+    assert_eq!(text(container.logs().unwrap().tail(2)), ["three", "end"]);
+    assert_eq!(text(container.logs().unwrap().stderr_only()), ["two"]);
+    container.wait().unwrap();
+    // A second life goes on where the first has ended.
+    container.start().unwrap();
+    container.wait().unwrap();
+    assert_eq!(text(container.logs().unwrap()).len(), 8);
+    container.remove().unwrap();
+
+    let mut builder =
+        scene.engine.container("box").command(["sh", "-c", "yes 0123456789 | head -n 100000"]);
+    builder.config_mut().log = LogConfig::json_file(64 << 10, 3);
+    let container = builder.create().unwrap();
+    container.start().unwrap();
+    container.wait().unwrap();
+    let directory =
+        scene.dir.join("root/containers/by-id").join(container.id().as_str()).join("log");
+    assert_eq!(std::fs::read_dir(directory).unwrap().count(), 3);
+    let kept = text(container.logs().unwrap());
+    assert!(kept.len() > 500 && kept.iter().all(|line| line == "0123456789"), "{}", kept.len());
+    container.remove().unwrap();
+
+    let mut builder = scene.engine.container("box").command(["true"]);
+    builder.config_mut().log.driver = LogDriver::None;
+    let container = builder.create().unwrap();
+    assert_eq!(container.logs().unwrap_err().kind(), ErrorKind::Unsupported);
     container.remove().unwrap();
 }

@@ -21,7 +21,7 @@ use super::super::running::Running;
 use super::super::state::{Exit, Phase};
 use super::client::Client;
 use super::door::Door;
-use super::task::{CHUNK, Slot, Task};
+use super::task::{Scratch, Slot, Task};
 use super::{Order, Start, Supervisor};
 use crate::cgroups::Cgroup;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -128,7 +128,7 @@ pub(in crate::container) struct Supervision {
     alarms: BTreeMap<(Instant, u64), Alarm>,
     next: u32,
     next_alarm: u64,
-    buffer: Vec<u8>,
+    scratch: Scratch,
 }
 
 impl Supervision {
@@ -146,7 +146,7 @@ impl Supervision {
             alarms: BTreeMap::new(),
             next: 0,
             next_alarm: 0,
-            buffer: vec![0; CHUNK],
+            scratch: Scratch::new(),
         })
     }
 
@@ -265,7 +265,7 @@ impl Supervision {
         launch: Launch,
         clients: Vec<OwnedFd>,
     ) -> Result<ProcessId> {
-        let Launch { mut command, cgroup, config, rootfs } = launch;
+        let Launch { mut command, cgroup, config, rootfs, log } = launch;
         let child = match command.spawn() {
             Err(err) => {
                 // It was made for this.
@@ -280,7 +280,7 @@ impl Supervision {
         self.next = self.next.wrapping_add(1).max(1);
         let number = self.next;
         let pidfd = child.as_fd().try_clone_to_owned().context(|| "duplicate a pidfd")?;
-        let mut task = Task::new(number, container.clone(), &config, child, |child| {
+        let mut task = Task::new(number, container.clone(), &config, log, child, |child| {
             Arc::new(Running::new(child, pidfd, cgroup.map(Cgroup::keep), rootfs))
         })?;
         for client in clients {
@@ -295,7 +295,7 @@ impl Supervision {
     fn ready(&mut self, token: Token, flags: EpollFlags) {
         let Some(task) = self.tasks.get_mut(&token.task) else { return };
         let was_choked = task.choked.is_some();
-        task.ready(token.slot, flags, &mut self.buffer, &self.poller);
+        task.ready(token.slot, flags, &mut self.scratch, &self.poller);
         if task.choked.is_some() && !was_choked {
             self.alarm(PATIENCE, Alarm::Unchoke(token.task));
         }
@@ -314,7 +314,7 @@ impl Supervision {
             Err(_) => Exit { status: 255 << 8, out_of_memory: false },
         };
         self.poller.remove(&*task.running);
-        task.drain(&mut self.buffer, &self.poller);
+        task.drain(&mut self.scratch, &self.poller);
         task.end(&self.poller);
         self.record(number, exit);
     }
@@ -427,8 +427,8 @@ impl Supervision {
     fn listen_to(&mut self, number: u32) {
         let Some(mut caller) = self.callers.remove(&number) else { return };
         self.poller.remove(&caller);
-        let wanted = match caller.receive(&mut self.buffer) {
-            Some((REQUEST, length)) => std::str::from_utf8(&self.buffer[..length]).ok(),
+        let wanted = match caller.receive(&mut self.scratch.buffer) {
+            Some((REQUEST, length)) => std::str::from_utf8(&self.scratch.buffer[..length]).ok(),
             _ => None,
         };
         let id = wanted.and_then(|id| id.parse::<ContainerId>().ok());

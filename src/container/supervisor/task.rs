@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
@@ -12,6 +12,7 @@ use nix::unistd::{read, write};
 use super::super::attach::{END_OF_INPUT, ENDED, INPUT, RESIZE, STDERR, STDOUT};
 use super::super::config::Config;
 use super::super::container::Container;
+use super::super::logs::{Batch, LogWriter, Stream};
 use super::super::running::Running;
 use super::client::Client;
 use super::set_nonblocking;
@@ -20,11 +21,25 @@ use crate::error::Result;
 use crate::namespaces::{Child, Terminal, TerminalSize};
 
 /// The most that is read at once of what a container writes, in bytes.
-pub(super) const CHUNK: usize = 256 << 10;
+const CHUNK: usize = 256 << 10;
 /// How often one source is read in a row while others wait.
 const TURNS: usize = 8;
 /// What may wait to be read by a container, in bytes: beyond that its clients wait.
 const MOST_INPUT: usize = 256 << 10;
+
+/// What all containers of a thread share.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    /// To read into.
+    pub(super) buffer: Vec<u8>,
+    pub(super) batch: Batch,
+}
+
+impl Scratch {
+    pub(super) fn new() -> Self {
+        Self { buffer: vec![0; CHUNK], batch: Batch::new() }
+    }
+}
 
 /// What of a container a descriptor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +62,7 @@ pub(super) struct Task {
     input: Option<OwnedFd>,
     typed: VecDeque<u8>,
     terminal: Option<Terminal>,
+    log: Option<LogWriter>,
     stdin_once: bool,
     /// Nothing more will be typed.
     input_ends: bool,
@@ -62,6 +78,7 @@ impl Task {
         number: u32,
         container: Container,
         config: &Config,
+        log: Option<LogWriter>,
         mut child: Child,
         running: impl FnOnce(Child) -> Arc<Running>,
     ) -> Result<Self> {
@@ -89,6 +106,7 @@ impl Task {
             input,
             typed: VecDeque::new(),
             terminal,
+            log,
             stdin_once: config.stdin_once,
             input_ends: false,
             clients: Vec::new(),
@@ -132,18 +150,18 @@ impl Task {
         self.next
     }
 
-    /// Something happened to a descriptor. `buffer` is to read into, of [`CHUNK`] bytes.
+    /// Something happened to a descriptor.
     pub(super) fn ready(
         &mut self,
         slot: Slot,
         flags: EpollFlags,
-        buffer: &mut [u8],
+        scratch: &mut Scratch,
         poller: &Poller,
     ) {
         match slot {
             // The supervision asks whether it has ended.
             Slot::Process => {}
-            Slot::Source(index) => self.read(index, buffer, poller, TURNS),
+            Slot::Source(index) => self.read(index, scratch, poller, TURNS),
             Slot::Input => self.feed(poller),
             // It is reaped when the first process is asked for.
             Slot::Guest(number) => {
@@ -160,7 +178,7 @@ impl Task {
                 if flags
                     .intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR)
                 {
-                    self.hear(number, buffer, poller);
+                    self.hear(number, &mut scratch.buffer, poller);
                 }
                 self.settle_clients(poller);
             }
@@ -168,13 +186,13 @@ impl Task {
     }
 
     /// Reads what it has written, and hands it on.
-    fn read(&mut self, index: usize, buffer: &mut [u8], poller: &Poller, turns: usize) {
+    fn read(&mut self, index: usize, scratch: &mut Scratch, poller: &Poller, turns: usize) {
         for _ in 0..turns {
             let Some(source) = &self.sources[index] else { return };
             if self.choked.is_some() {
                 return;
             }
-            match read(source, buffer) {
+            match read(source, &mut scratch.buffer) {
                 Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR) => {}
                 // A terminal fails so when nobody has it open any more.
@@ -184,8 +202,15 @@ impl Task {
                     return;
                 }
                 Ok(length) => {
-                    let bytes = &buffer[..length];
-                    let kind = if index == 0 { STDOUT } else { STDERR };
+                    let bytes = &scratch.buffer[..length];
+                    let (kind, stream) = match index {
+                        0 => (STDOUT, Stream::Stdout),
+                        _ => (STDERR, Stream::Stderr),
+                    };
+                    if let Some(log) = &mut self.log {
+                        // What it could not write it tells once it can again.
+                        let _ = log.write(&mut scratch.batch, stream, SystemTime::now(), bytes);
+                    }
                     for (_, client) in &mut self.clients {
                         client.send(kind, bytes);
                     }
@@ -198,7 +223,7 @@ impl Task {
     }
 
     /// Reads all that is left, when it has ended.
-    pub(super) fn drain(&mut self, buffer: &mut [u8], poller: &Poller) {
+    pub(super) fn drain(&mut self, scratch: &mut Scratch, poller: &Poller) {
         for (_, client) in &mut self.clients {
             if client.is_full() {
                 client.give_up_on();
@@ -207,7 +232,7 @@ impl Task {
         self.choked = None;
         for index in 0..self.sources.len() {
             // A pipe holds no more than a mebibyte; who else has it open cannot keep this from ending.
-            self.read(index, buffer, poller, 64);
+            self.read(index, scratch, poller, 64);
         }
     }
 
