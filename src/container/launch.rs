@@ -107,8 +107,10 @@ fn log(locked: &Locked<'_>) -> Result<Option<LogWriter>> {
     };
     let dir = log_directory(locked.home(), locked.id);
     make_log_directory(&dir)?;
-    let rotation = Rotation::new().max_files(*max_files);
-    let rotation = max_size.map_or(rotation, |bytes| rotation.max_size(bytes));
+    let rotation = match max_size {
+        Some(bytes) => Rotation::new().max_size(*bytes).max_files(*max_files),
+        None => Rotation::new(),
+    };
     LogWriter::open(dir, format, rotation).map(Some)
 }
 
@@ -120,6 +122,14 @@ pub(super) fn rootfs(locked: &Locked<'_>, image: &Image) -> Result<Rootfs> {
         stack = stack.host_ids();
     }
     stack.writable(locked.directory().join("files"))
+}
+
+/// The same to be read, whoever runs on it.
+pub(super) fn rootfs_as_it_is(locked: &Locked<'_>, image: &Image) -> Result<Rootfs> {
+    let stack = image.rootfs()?;
+    let written = locked.directory().join("files");
+    // One that has never been started has written nothing.
+    if written.exists() { stack.peek(&written) } else { stack.read_only() }
 }
 
 /// The image that a container was made of, whatever its name leads to now.

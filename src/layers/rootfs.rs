@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use nix::fcntl::Flock;
-use nix::sys::stat::fstat;
+use nix::fcntl::{Flock, OFlag, open};
+use nix::sys::stat::{Mode, fstat};
 
 use super::access::Access;
 use super::change::Change;
@@ -101,7 +101,9 @@ struct Inner {
     ids: Ids,
     lowers: Vec<PathBuf>,
     upper: Option<OwnedFd>,
-    lock: Option<Flock<OwnedFd>>,
+    /// Of the writable layer.
+    on_disk: bool,
+    _lock: Option<Flock<OwnedFd>>,
 }
 
 /// A stack being put together; made by [`Rootfs::stack`].
@@ -245,7 +247,7 @@ impl Mounted for Inner {
     /// In memory they are the container's, on disk plain ones.
     fn upper_ids(&self) -> &Ids {
         match &self.ids {
-            Ids::Mapped(_) if self.lock.is_some() => &Ids::Host,
+            Ids::Mapped(_) if self.on_disk => &Ids::Host,
             ids => ids,
         }
     }
@@ -329,6 +331,18 @@ impl Stack {
         self.build(Kind::Ephemeral)
     }
 
+    /// What a stack writes to `directory`, or has written, without a claim to it: another process may be at it.
+    ///
+    /// Nothing can be written. [`Rootfs::changes`] and packing see what is there at the moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`writable`](Self::writable); `NotFound` if nothing was ever written to the directory.
+    #[cfg(feature = "container")]
+    pub(crate) fn peek(self, directory: &Path) -> Result<Rootfs> {
+        self.build(Kind::Peek(directory))
+    }
+
     fn of(source: Source) -> Self {
         Self { source, choice: Choice::Automatic, layers: None, owner: None }
     }
@@ -373,6 +387,12 @@ pub(super) enum Kind<'a> {
     ReadOnly,
     Ephemeral,
     Writable(&'a Path),
+    /// See `Stack::peek`.
+    #[cfg_attr(
+        not(feature = "container"),
+        allow(dead_code, reason = "containers are looked at so")
+    )]
+    Peek(&'a Path),
 }
 
 fn stack_overlay(paths: &[PathBuf], ids: Ids, kind: Kind<'_>) -> Result<Rootfs> {
@@ -390,6 +410,10 @@ fn stack_overlay(paths: &[PathBuf], ids: Ids, kind: Kind<'_>) -> Result<Rootfs> 
         Kind::ReadOnly => Top::Nothing,
         Kind::Ephemeral => Top::Memory,
         Kind::Writable(directory) => Top::Scratch(Scratch::open(directory)?),
+        Kind::Peek(directory) => {
+            lowers.push(Directory::open(&directory.join("upper"), "the writable layer")?);
+            Top::Nothing
+        }
     };
     let overlay = check_overlap(&lowers, &top)
         .and_then(|()| Assembly::new(&mut lowers, &mut top, &ids)?.build());
@@ -410,12 +434,25 @@ fn stack_overlay(paths: &[PathBuf], ids: Ids, kind: Kind<'_>) -> Result<Rootfs> 
         }
         return Err(err.context("make the root directory what it is in the layers"));
     }
-    let lowers = lowers.into_iter().map(|lower| lower.path).collect();
-    let (upper, lock) = match top {
-        Top::Scratch(scratch) => (Some(scratch.upper), Some(scratch.lock)),
-        Top::Nothing | Top::Memory => (overlay.memory.take(), None),
+    // Opened once more: the other descriptor may show other ids by now.
+    let seen = match kind {
+        Kind::Peek(_) => lowers.pop().map(|seen| readable(&seen.path)).transpose()?,
+        _ => None,
     };
-    Ok(Rootfs::new(Arc::new(Inner { overlay, ids, lowers, upper, lock })))
+    let lowers = lowers.into_iter().map(|lower| lower.path).collect();
+    let on_disk = seen.is_some() || matches!(top, Top::Scratch(_));
+    let (upper, lock) = match (top, seen) {
+        (Top::Scratch(scratch), _) => (Some(scratch.upper), Some(scratch.lock)),
+        (_, Some(seen)) => (Some(seen), None),
+        (Top::Nothing | Top::Memory, None) => (overlay.memory.take(), None),
+    };
+    Ok(Rootfs::new(Arc::new(Inner { overlay, ids, lowers, upper, on_disk, _lock: lock })))
+}
+
+/// The directory, open for reading.
+fn readable(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    open(path, flags, Mode::empty()).context(|| format!("open {}", path.display()))
 }
 
 /// Makes the root directory of a new writable layer what it is below.

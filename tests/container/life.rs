@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use coracle::ErrorKind;
-use coracle::container::{Phase, Restart};
+use coracle::container::{Container, Phase, Restart};
+use coracle::image::ConfigChanges;
 use coracle::namespaces::Signal;
 
 use crate::common::{alone, audit, require};
@@ -211,5 +212,45 @@ fn a_paused_one_stands_still() {
     assert_eq!(container.status().unwrap().phase, Phase::Exited);
     container.start().unwrap();
     container.pause().unwrap();
+    container.remove_forced().unwrap();
+}
+
+#[test]
+fn what_it_has_written_becomes_an_image_whoever_runs_it() {
+    let scene = require!(scene("container-commit"));
+    let script = "echo x > /new; rm /data/of-the-image; mkdir /d; chown 1000:1000 /d; sleep 600";
+    let container = scene.engine.container("box").command(["sh", "-c", script]).create().unwrap();
+    assert!(container.changes().unwrap().is_empty());
+    let listed = |container: &Container| -> Vec<String> {
+        container.changes().unwrap().iter().map(ToString::to_string).collect()
+    };
+    container.start().unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    while !listed(&container).contains(&"A /d".to_owned()) {
+        assert!(Instant::now() < until);
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let other = coracle::Engine::open(scene.dir.join("root")).unwrap();
+    let theirs = other.find(container.id().as_str()).unwrap();
+    assert_eq!(listed(&theirs), listed(&container));
+    let mut archives = Vec::new();
+    for (container, name) in [(&container, "one"), (&theirs, "two")] {
+        let image = container.commit(name, ConfigChanges::new().cmd(["cat", "/new"])).unwrap();
+        assert_eq!(image.diff_ids().len(), 2);
+        assert_eq!(container.status().unwrap().phase, Phase::Running);
+        let run = scene.engine.container(name).start().unwrap();
+        assert!(run.wait().unwrap().success());
+        let line = run.logs().unwrap().into_iter().next().unwrap().unwrap();
+        assert_eq!(line.to_string(), "x");
+        run.remove().unwrap();
+        let mut archive = Vec::new();
+        container.export(&mut archive).unwrap();
+        archives.push(archive);
+    }
+    assert!(archives[0] == archives[1], "{} and {} bytes", archives[0].len(), archives[1].len());
+    let stack = scene.engine.store().image("two").unwrap().rootfs().unwrap().read_only().unwrap();
+    crate::common::stack::inside(&stack, |root| {
+        assert!(root.join("d").is_dir() && !root.join("data/of-the-image").exists());
+    });
     container.remove_forced().unwrap();
 }

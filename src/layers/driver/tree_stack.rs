@@ -55,6 +55,10 @@ impl TreeStack {
             }
             Kind::Ephemeral => self.ephemeral(ids)?,
             Kind::Writable(path) => self.writable(path, ids)?,
+            Kind::Peek(path) => {
+                let directory = Directory::open(path, "the writable directory")?;
+                self.written(&directory.fd, ids)?
+            }
         };
         Ok(Rootfs::new(Arc::new(root)))
     }
@@ -112,15 +116,20 @@ impl TreeStack {
             }
             Err(err) => return Err(err),
         };
-        let made = fstat(openat(&**dir, MADE, READ, Mode::empty()).context(|| "open its date")?)
-            .map(|stat| TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec))
-            .context(|| "read its date")?;
-        let tree = Directory::from_fd(self.store.open_tree(dir)?)?;
-        let root = TreeRoot::new(self.name(), tree, ids, Some(self.original(made)));
+        let root = self.written(dir, ids);
         if new && root.is_err() {
             let _ = storage.remove(dir, OsStr::new(TREE), access);
         }
         root
+    }
+
+    /// A tree that is complete.
+    fn written(&self, dir: &OwnedFd, ids: Ids) -> Result<TreeRoot> {
+        let made = fstat(openat(dir, MADE, READ, Mode::empty()).context(|| "open its date")?)
+            .map(|stat| TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec))
+            .context(|| "read its date")?;
+        let tree = Directory::from_fd(self.store.open_tree(dir)?)?;
+        TreeRoot::new(self.name(), tree, ids, Some(self.original(made)))
     }
 
     fn original(&self, made: TimeSpec) -> Original {
