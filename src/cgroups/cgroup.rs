@@ -101,7 +101,33 @@ impl Cgroup {
     pub fn create_at(path: impl AsRef<Path>, limits: &Limits) -> Result<Self> {
         let name = absolute(path.as_ref())?;
         limits.check()?;
-        Self::build(&name, limits, true).context(|| format!("create cgroup /{name}"))
+        let mut attempts = 0;
+        loop {
+            match Self::build(&name, limits, true) {
+                // The one above, which was empty, was removed by another process just now.
+                Err(err) if err.kind() == ErrorKind::NotFound && attempts < 10 => {}
+                other => return other.context(|| format!("create cgroup /{name}")),
+            }
+            attempts += 1;
+        }
+    }
+
+    /// The directories that [`create`](Self::create) or [`create_at`](Self::create_at) would make at most.
+    #[cfg(feature = "container")]
+    pub(crate) fn places(name: &Path, at_root: bool) -> Result<Vec<PathBuf>> {
+        let name = if at_root { absolute(name)? } else { relative(name)? };
+        let layout = Layout::current()?;
+        let place = |h: &Hierarchy| if at_root { h.root.join(&name) } else { h.own.join(&name) };
+        let mut places: Vec<_> = layout.legacy.iter().map(place).collect();
+        if let Some(unified) = &layout.unified {
+            match at_root {
+                true => places.push(place(unified)),
+                false => places.extend(
+                    parent_v2(&layout, unified, Controllers::empty()).map(|dir| dir.join(&name)),
+                ),
+            }
+        }
+        Ok(places)
     }
 
     /// A cgroup with a name of its own, for one command.

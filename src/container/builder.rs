@@ -8,7 +8,6 @@ use jiff::Timestamp;
 
 use super::config::{Config, MountConfig, MountSource, Restart};
 use super::container::Container;
-use super::files::Durable;
 use super::home::Home;
 use super::id::{ContainerId, check_name, random_name};
 use super::launch;
@@ -167,10 +166,6 @@ impl ContainerBuilder {
         let image = home.store().image(&config.image)?;
         launch::words(&config, &image)?;
         let id = ContainerId::random()?;
-        let durable = if config.remove { Durable::No } else { Durable::Yes };
-        if !config.remove {
-            home.store().pin(id.as_str(), &image)?;
-        }
         let mut identity = Identity {
             version: VERSION,
             name: String::new(),
@@ -179,26 +174,21 @@ impl ContainerBuilder {
             config,
         };
         let mut attempts = 0;
-        let added = loop {
+        loop {
             identity.name = match &name {
                 Some(name) => name.clone(),
                 None => random_name()?,
             };
-            match home.add(&id, &identity, durable) {
+            match home.add(&id, &identity, &image) {
                 // Made up, and taken already.
                 Err(err)
                     if err.kind() == ErrorKind::AlreadyExists
                         && name.is_none()
                         && attempts < 20 => {}
-                other => break other,
+                other => return other.map(|()| Container::new(home, id)),
             }
             attempts += 1;
-        };
-        if let Err(err) = added {
-            home.store().unpin(id.as_str())?;
-            return Err(err);
         }
-        Ok(Container::new(home, id))
     }
 }
 

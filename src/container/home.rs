@@ -17,7 +17,7 @@ use super::running::Running;
 use super::state::{Identity, Record, VERSION};
 use super::supervisor::Supervisor;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::image::Store;
+use crate::image::{Image, Store};
 
 /// The containers of one root directory:
 ///
@@ -227,18 +227,21 @@ impl Home {
     }
 
     /// Makes a container of what was asked, and gives it its name.
-    pub(super) fn add(
-        &self,
-        id: &ContainerId,
-        identity: &Identity,
-        durable: Durable,
-    ) -> Result<()> {
+    pub(super) fn add(&self, id: &ContainerId, identity: &Identity, image: &Image) -> Result<()> {
         let staging = self.dir.join("staging").join(id.as_str());
-        let made = self.fill(id, &staging, identity, durable);
+        let made = self.fill(id, &staging, identity, image);
         if made.is_err() {
-            let _ = fs::remove_dir_all(&staging);
+            let _ = self.discard_staging(&staging);
         }
         made
+    }
+
+    /// Removes a container that has not come into being, and its claim on an image.
+    fn discard_staging(&self, staging: &Path) -> Result<()> {
+        if let Some(id) = staging.file_name().and_then(|name| name.to_str()) {
+            self.store.unpin(id)?;
+        }
+        gone(fs::remove_dir_all(staging)).context(|| format!("remove {}", staging.display()))
     }
 
     fn fill(
@@ -246,12 +249,20 @@ impl Home {
         id: &ContainerId,
         staging: &Path,
         identity: &Identity,
-        durable: Durable,
+        image: &Image,
     ) -> Result<()> {
+        // One that goes when it ends does not survive the machine either.
+        let durable = if identity.config.remove { Durable::No } else { Durable::Yes };
         let attempt = || format!("make {}", staging.display());
-        DirBuilder::new().mode(0o700).create(staging).context(attempt)?;
-        // Held until it is in its place, so that nobody takes it for a dead process's.
-        let _mine = files::lock(&staging.join("lock"))?;
+        let _mine = {
+            let _names = self.lock_names()?;
+            DirBuilder::new().mode(0o700).create(staging).context(attempt)?;
+            // Held until it is in its place, so that nobody takes it for a dead process's.
+            files::lock(&staging.join("lock"))?
+        };
+        if durable == Durable::Yes {
+            self.store.pin(id.as_str(), image)?;
+        }
         files::write_json(&staging.join("config.json"), identity, durable)?;
         files::write_json(&staging.join("state.json"), &Record::new(&self.boot), durable)?;
         let _names = self.lock_names()?;
@@ -310,26 +321,23 @@ impl Home {
             drop(lock);
         }
         for path in entries(&self.dir.join("staging"))? {
-            if is_abandoned(&path) {
-                let _ = fs::remove_dir_all(&path);
+            let abandoned = {
+                let _names = self.lock_names()?;
+                match files::try_lock(&path.join("lock")) {
+                    // Moved to its place meanwhile, or taken away by another who puts things in order.
+                    Err(err) if err.kind() == ErrorKind::NotFound => false,
+                    lock => lock?.is_some(),
+                }
+            };
+            if abandoned {
+                self.discard_staging(&path)?;
             }
         }
         for path in entries(&self.dir.join("trash"))? {
-            super::remove::empty(self, &path)?;
+            // Another process may be at it; what is left, the next who comes removes.
+            let _ = super::remove::empty(self, &path);
         }
         Ok(())
-    }
-}
-
-/// Whether the maker of a container is dead. He may not have come so far as to lock the directory yet.
-fn is_abandoned(staging: &Path) -> bool {
-    const MOMENT: Duration = Duration::from_secs(60);
-    match staging.join("lock").exists() {
-        true => files::try_lock(&staging.join("lock")).is_ok_and(|lock| lock.is_some()),
-        false => {
-            let made = fs::metadata(staging).and_then(|metadata| metadata.modified());
-            made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > MOMENT))
-        }
     }
 }
 

@@ -385,6 +385,30 @@ fn device_rules(config: &Config) -> Result<Option<DeviceRules>> {
     Ok(Some(rules))
 }
 
+/// What all cgroups of containers of root are in.
+const CGROUPS: &str = "/coracle";
+
+fn cgroup_name(id: &ContainerId) -> PathBuf {
+    match nix::unistd::geteuid().is_root() {
+        true => Path::new(CGROUPS).join(id.as_str()),
+        false => PathBuf::from(format!("coracle-{id}")),
+    }
+}
+
+/// The directories that its cgroup would have, as far as that is known.
+pub(super) fn cgroup_places(id: &ContainerId) -> Vec<PathBuf> {
+    let name = cgroup_name(id);
+    Cgroup::places(&name, name.is_absolute()).unwrap_or_default()
+}
+
+/// Removes what a dead process has made on the way to a cgroup, if nothing else is in there.
+pub(super) fn remove_cgroups_above(paths: &[PathBuf]) {
+    let above = paths.iter().filter_map(|path| path.parent());
+    for path in above.filter(|path| path.file_name() == Path::new(CGROUPS).file_name()) {
+        let _ = std::fs::remove_dir(path);
+    }
+}
+
 /// Where its limits hold and its use is counted. Who may make none, and asks for no limits, does without.
 fn cgroup(locked: &Locked<'_>) -> Result<Option<Cgroup>> {
     let config = &locked.identity.config;
@@ -394,11 +418,10 @@ fn cgroup(locked: &Locked<'_>) -> Result<Option<Cgroup>> {
     if let Some(rules) = device_rules(config)?.filter(|_| root) {
         limits = limits.devices(rules);
     }
+    let name = cgroup_name(locked.id);
     let made = match root {
-        true => {
-            Cgroup::create_at(Path::new("/coracle").join(locked.id.as_str()), &limits.accounting())
-        }
-        false => Cgroup::create(format!("coracle-{}", locked.id), &limits),
+        true => Cgroup::create_at(name, &limits.accounting()),
+        false => Cgroup::create(name, &limits),
     };
     match made {
         Ok(cgroup) => Ok(Some(cgroup)),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::files::{self, Durable, Held};
 use super::home::Home;
 use super::id::ContainerId;
-use super::launch::Launch;
+use super::launch::{self, Launch};
 use super::process::ProcessId;
 use super::remove;
 use super::state::{Exit, Identity, Phase, Record};
@@ -80,13 +80,14 @@ impl<'a> Locked<'a> {
         spawn: impl FnOnce(Launch) -> Result<ProcessId>,
     ) -> Result<()> {
         let again = self.record.phase != Phase::Created;
+        // Before there is anything: whoever finds this process dead looks there for what is left.
         self.record.supervisor = Some(supervisor);
-        let started = Launch::prepare(self, terminal).and_then(|launch| {
-            // Before there is a process: whoever finds this one dead looks here for what is left.
-            self.record.cgroup = launch.cgroup_paths();
-            self.save()?;
-            spawn(launch)
-        });
+        self.record.cgroup = launch::cgroup_places(self.id);
+        let started =
+            self.save().and_then(|()| Launch::prepare(self, terminal)).and_then(|launch| {
+                self.record.cgroup = launch.cgroup_paths();
+                spawn(launch)
+            });
         match started {
             Ok(process) => {
                 self.record.started(process, supervisor);
@@ -155,10 +156,12 @@ impl<'a> Locked<'a> {
             }
         }
         match Cgroup::at_paths(&self.record.cgroup) {
-            Ok(cgroup) => cgroup.delete(),
-            Err(err) if err.kind() == ErrorKind::NotFound => Ok(()),
-            Err(err) => Err(err),
+            Ok(cgroup) => cgroup.delete()?,
+            Err(err) if err.kind() == ErrorKind::NotFound => {}
+            Err(err) => return Err(err),
         }
+        launch::remove_cgroups_above(&self.record.cgroup);
+        Ok(())
     }
 
     /// Fails unless it has a process.

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, openat};
@@ -96,9 +97,7 @@ pub(super) fn claim(path: &Path) -> Result<(Directory, Flock<OwnedFd>, bool)> {
         Err(err) => return Err(err).context(|| "make the directory").context(attempt),
     };
     let directory = Directory::open(path, "the writable directory")?;
-    let lock = readable(&directory.fd, ".").context(attempt)?;
-    let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, errno)| errno)
+    let lock = lock(readable(&directory.fd, ".").context(attempt)?)
         .context(|| "lock it")
         .map_err(|err| match err.raw_os_error() {
             Some(libc::EWOULDBLOCK) => err.with_kind(ErrorKind::Busy).with_hint(
@@ -108,6 +107,21 @@ pub(super) fn claim(path: &Path) -> Result<(Directory, Flock<OwnedFd>, bool)> {
         })
         .context(attempt)?;
     Ok((directory, lock, new))
+}
+
+/// Until it is executed, a process that another thread is just making has a copy of a lock that was let go of.
+fn lock(mut directory: OwnedFd) -> nix::Result<Flock<OwnedFd>> {
+    const PATIENCE: Duration = Duration::from_millis(250);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Err((back, Errno::EWOULDBLOCK)) if Instant::now() < until => {
+                directory = back;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other.map_err(|(_, errno)| errno),
+        }
+    }
 }
 
 fn readable(parent: &OwnedFd, name: &str) -> Result<OwnedFd> {

@@ -125,6 +125,10 @@ pub(crate) enum Step {
         what: &'static str,
         args: [usize; 5],
     },
+    /// Goes no further if the process with this pidfd has ended.
+    HostAlive {
+        host: Slot,
+    },
     SetIds {
         uid: u32,
         gid: u32,

@@ -1,9 +1,7 @@
 //! Waiting for a process through its pidfd.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-#[cfg(feature = "container")]
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How a process ended: the status of wait(2), and its use of resources where the kernel still had it.
@@ -67,7 +65,6 @@ pub(crate) fn wait(pidfd: impl AsFd, block: bool) -> io::Result<Option<Ended>> {
 }
 
 /// `pidfd_open(pid)`, Linux 5.3: of the process that has this id now.
-#[cfg(feature = "container")]
 pub(crate) fn open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: takes no pointer.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };

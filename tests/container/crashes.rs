@@ -1,5 +1,6 @@
 //! Engines that are killed, and what the next one finds.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use coracle::Engine;
@@ -108,4 +109,127 @@ fn the_containers_of_a_killed_process_are_found_dead() {
         {}
         before.assert_unchanged();
     });
+}
+
+/// A host that makes, starts, uses, stops and removes containers as fast as it can, until it is killed.
+fn restless(root: &std::path::Path) {
+    let engine = Engine::open(root).unwrap();
+    std::fs::write(root.join("ready"), "").unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..2 {
+            let engine = &engine;
+            scope.spawn(move || {
+                for round in 0_u32.. {
+                    let builder =
+                        engine.container("box").command(["sleep", "600"]).volume("shared", "/v");
+                    let name = format!("it-{thread}");
+                    match round % 4 {
+                        0 => {
+                            let container = builder.name(name).start().unwrap();
+                            let _ = container.exec(["true"]).unwrap().wait();
+                            container.stop(Duration::ZERO).unwrap();
+                            container.remove().unwrap();
+                        }
+                        1 => builder.name(name).start().unwrap().remove_forced().unwrap(),
+                        2 => {
+                            let builder =
+                                engine.container("box").command(["true"]).remove_on_exit();
+                            builder.name(name).start().unwrap().wait().unwrap();
+                        }
+                        _ => {
+                            let container = builder.name(name).create().unwrap();
+                            container.rename(&format!("that-{thread}")).unwrap();
+                            container.start().unwrap();
+                            container.restart(Duration::ZERO).unwrap();
+                            container.remove_forced().unwrap();
+                        }
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// `CORACLE_TEST_KILLS` says how often.
+#[test]
+fn whenever_the_host_is_killed_the_next_finds_everything_in_order() {
+    const ROOT: &str = "CORACLE_TEST_RESTLESS_ROOT";
+    if let Some(root) = std::env::var_os(ROOT) {
+        return restless(root.as_ref());
+    }
+    let scene = require!(scene("container-kills"));
+    let root = scene.dir.join("root");
+    drop(scene.engine);
+    let name = std::thread::current().name().unwrap().to_owned();
+    let kills = std::env::var("CORACLE_TEST_KILLS").ok().and_then(|text| text.parse().ok());
+    let kills = kills.unwrap_or_else(|| crate::common::rounds(40));
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let mut random = u64::from(seed.subsec_nanos());
+    for kill in 0..kills {
+        let _ = std::fs::remove_file(root.join("ready"));
+        let mut host = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &name, "--nocapture"])
+            .env(ROOT, &root)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::fs::File::create(root.join("said")).unwrap())
+            .spawn()
+            .unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        while !root.join("ready").exists() {
+            let ended = host.try_wait().unwrap();
+            let said = || std::fs::read_to_string(root.join("said")).unwrap();
+            assert!(Instant::now() < until && ended.is_none(), "kill {kill}: {}", said());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(Duration::from_micros(random >> 33 & 0xffff));
+        assert_eq!(
+            host.try_wait().unwrap(),
+            None,
+            "{}",
+            std::fs::read_to_string(root.join("said")).unwrap()
+        );
+        host.kill().unwrap();
+        host.wait().unwrap();
+
+        let ids: Vec<_> = ["by-id", "staging", "trash"]
+            .iter()
+            .flat_map(|name| std::fs::read_dir(root.join("containers").join(name)).unwrap())
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        let engine = Engine::open(&root).unwrap();
+        let all = engine.containers().unwrap();
+        assert!(all.len() <= 2, "kill {kill}: {all:?}");
+        for container in all {
+            let status = container.status().unwrap();
+            assert!(
+                matches!(status.phase, Phase::Created | Phase::Exited),
+                "kill {kill}: {status:?}"
+            );
+            let name = container.name().unwrap();
+            assert_eq!(engine.find(&name).unwrap().id(), container.id(), "kill {kill}");
+            if kill % 2 == 0 {
+                container.start().unwrap();
+                container.stop(Duration::ZERO).unwrap();
+            }
+            container.remove().unwrap();
+        }
+        for left in ["by-id", "staging", "trash"] {
+            let dir = root.join("containers").join(left);
+            let left: Vec<_> =
+                std::fs::read_dir(&dir).unwrap().map(|it| it.unwrap().path()).collect();
+            assert!(left.is_empty(), "kill {kill}: {left:?}");
+        }
+        let pins = engine.store().pins().unwrap();
+        assert!(pins.is_empty(), "kill {kill}: {pins:?}");
+        drop(engine);
+        let named = |path: &PathBuf| {
+            path.file_name()
+                .is_some_and(|name| ids.iter().any(|id| name.to_string_lossy().ends_with(id)))
+        };
+        let left: Vec<_> = audit::cgroups().into_iter().filter(named).collect();
+        assert!(left.is_empty(), "kill {kill}: {left:?}");
+    }
+    assert!(Engine::open(&root).unwrap().store().verify().unwrap().is_sound());
 }

@@ -82,6 +82,7 @@ fn describe(step: &Step) -> String {
         Step::Unshare { what, .. } => format!("make a namespace of its own: {what}"),
         Step::NewSession => "start a session".into(),
         Step::Prctl { what, .. } => (*what).into(),
+        Step::HostAlive { .. } => "look whether the host is alive".into(),
         Step::SetIds { uid, gid, groups } => match groups {
             Some(groups) => format!("become uid {uid}, gid {gid}, groups {groups:?}"),
             None => format!("become uid {uid}, gid {gid}"),

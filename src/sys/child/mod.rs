@@ -208,6 +208,7 @@ fn run(step: &Step, cx: &Context<'_>) -> Done {
             Err(Errno(libc::EPERM)) => Ok(()),
             other => other.named("setsid").map(drop),
         },
+        Step::HostAlive { host } => host_alive(fds.get(*host)),
         Step::Prctl { what, args: [op, a, b, c, d] } => {
             // SAFETY: only options whose arguments are integers are put into plans.
             unsafe { sys!(SYS_prctl, *op, *a, *b, *c, *d) }.named(what).map(drop)
@@ -398,4 +399,13 @@ fn stat(fd: i32, path: &CStr) -> Result<libc::statx, Errno> {
         )
     }?;
     Ok(stat)
+}
+
+fn host_alive(host: i32) -> Done {
+    let mut poll = libc::pollfd { fd: host, events: libc::POLLIN, revents: 0 };
+    let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: one pollfd, and a timespec, both on the stack; no signal mask.
+    let ended =
+        unsafe { sys!(SYS_ppoll, &raw mut poll, 1usize, &raw const at_once, 0usize, 8usize) };
+    if ended.named("ppoll")? > 0 { fail("ppoll", libc::ESRCH) } else { Ok(()) }
 }
