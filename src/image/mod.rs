@@ -17,6 +17,8 @@ mod files;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
 mod gc;
+#[cfg(feature = "registry")]
+mod graph;
 mod growing;
 mod hashed;
 mod history;
@@ -46,6 +48,7 @@ mod tree;
 mod unpacked;
 mod usage;
 mod verify;
+mod walk;
 
 pub use archive::{Import, Load, Loaded};
 pub use blobs::BlobWriter;
@@ -54,6 +57,8 @@ pub use commit::Commit;
 pub use config::Config;
 pub use digest::{ChainId, DiffId, Digest};
 pub use gc::Collected;
+#[cfg(feature = "registry")]
+pub(crate) use graph::{Document, Graph, Named};
 pub use history::Step;
 pub use image::Image;
 #[cfg(feature = "registry")]
@@ -69,7 +74,7 @@ pub use names::Removed;
 /// The specification's types, in its words: descriptors, media types, manifests and configurations.
 pub use oci_spec::image as spec;
 #[cfg(feature = "registry")]
-pub(crate) use outgoing::{Checker, Document, Extent, Named, Outgoing, blob_of, holders};
+pub(crate) use outgoing::{Checker, Extent, Outgoing, blob_of, holders};
 pub use platform::Platform;
 pub use reference::Reference;
 pub use squash::Squash;

@@ -1,6 +1,6 @@
 //! Images on their way out of a store: what there is of one, and its bytes as they pass.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 
@@ -8,10 +8,11 @@ use oci_spec::image::Descriptor;
 
 use super::blobs::{check_digest, check_size, digest_of};
 use super::digest::{Digest, Hasher};
+use super::graph::{Document, Graph};
 use super::image::Image;
 use super::json;
 use super::lease::Work;
-use super::manifest::{Blob, DocumentKind, Links, Manifest, may_be_missing};
+use super::manifest::{Blob, DocumentKind, Links, Manifest};
 use super::platform::Platform;
 use super::reference::Reference;
 use super::store::Store;
@@ -27,14 +28,6 @@ pub(crate) enum Extent {
     Here,
     All,
     For(Platform),
-}
-
-/// A manifest or index.
-#[derive(Clone, Debug)]
-pub(crate) struct Document {
-    pub(crate) descriptor: Descriptor,
-    pub(crate) blob: Blob,
-    pub(crate) bytes: Vec<u8>,
 }
 
 /// What is to be passed on of an image. It stays in the store meanwhile.
@@ -56,25 +49,23 @@ impl Outgoing {
             Extent::Here | Extent::All => store.image(name)?,
         };
         work.hold(&image)?;
-        let mut found = Found::default();
         let mut left_out = Vec::new();
-        match extent {
-            Extent::For(_) => found.add(store, &manifest_of(store, &image)?)?,
-            Extent::All => found.add(store, image.descriptor())?,
-            Extent::Here => {
-                found.add(store, image.descriptor())?;
-                if !found.missing.is_empty() {
+        let found = match extent {
+            Extent::For(_) => Found::whole(store, &manifest_of(store, &image)?)?,
+            Extent::All => Found::whole(store, image.descriptor())?,
+            Extent::Here => match Found::whole(store, image.descriptor())? {
+                found if found.missing.is_empty() => found,
+                found => {
                     left_out = platforms(&found.missing);
-                    let chosen = only_image(store, &found)?;
-                    found = Found::default();
-                    found.add(store, &chosen)?;
+                    Found::whole(store, &only_image(store, &found)?)?
                 }
-            }
-        }
+            },
+        };
         if !found.missing.is_empty() {
             return Err(incomplete(&found.missing));
         }
-        Ok(Self { documents: found.documents, blobs: found.blobs, left_out, _work: work })
+        let Graph { documents, blobs, .. } = found.graph;
+        Ok(Self { documents, blobs, left_out, _work: work })
     }
 
     /// What is passed on last.
@@ -100,7 +91,7 @@ fn only_image(store: &Store, found: &Found) -> Result<Descriptor> {
         let manifest = Manifest::parse(&document.bytes, document.descriptor.media_type());
         manifest.is_ok_and(|it| store.has(&it.config()).unwrap_or(false))
     };
-    let images: Vec<_> = found.documents.iter().filter(is_image).collect();
+    let images: Vec<_> = found.graph.documents.iter().filter(is_image).collect();
     match images[..] {
         [one] => Ok(one.descriptor.clone()),
         _ => Err(incomplete(&found.missing)),
@@ -125,61 +116,39 @@ fn incomplete(missing: &[Descriptor]) -> Error {
         .with_hint("name the platform that is meant, or pull the image for all platforms first")
 }
 
-/// What hangs together below a descriptor.
-#[derive(Debug, Default)]
+/// What of a graph is in a store.
+#[derive(Debug)]
 struct Found {
-    documents: Vec<Document>,
-    blobs: Vec<Blob>,
+    graph: Graph,
     missing: Vec<Descriptor>,
-    seen: HashSet<Digest>,
 }
 
 impl Found {
-    fn add(&mut self, store: &Store, descriptor: &Descriptor) -> Result<()> {
-        let blob = Blob::try_from(descriptor)?;
-        if !self.seen.insert(blob.digest) {
-            return Ok(());
-        }
-        if !store.has(&blob)? {
-            self.missing.push(descriptor.clone());
-            return Ok(());
-        }
-        let attempt = || format!("read the manifest {}", blob.digest);
-        let bytes = store.document(&blob).context(attempt)?;
-        let named = Named::of(&bytes).context(attempt)?;
-        for layer in named.blobs {
-            if self.seen.insert(layer.digest) {
-                store.check_present(&layer).context(attempt)?;
-                self.blobs.push(layer);
-            }
-        }
-        for named in named.documents {
-            match DocumentKind::of(named.media_type()) {
-                Some(_) => self.add(store, &named)?,
-                // Nobody knows what else would be missing.
-                None => self.missing.push(named),
-            }
-        }
-        let descriptor = descriptor.clone();
-        self.documents.push(Document { descriptor, blob, bytes });
-        Ok(())
+    fn below(root: &Descriptor) -> Result<Self> {
+        let graph = Graph::new(root.clone(), Blob::try_from(root)?);
+        Ok(Self { graph, missing: Vec::new() })
     }
-}
 
-/// What a manifest or index names, of whatever kind.
-#[derive(Debug)]
-pub(crate) struct Named {
-    pub(crate) documents: Vec<Descriptor>,
-    /// Without what must not be passed on: whoever wants that follows the addresses in the manifest.
-    pub(crate) blobs: Vec<Blob>,
-}
+    fn whole(store: &Store, root: &Descriptor) -> Result<Self> {
+        let mut found = Self::below(root)?;
+        found.fill(store)?;
+        Ok(found)
+    }
 
-impl Named {
-    pub(crate) fn of(bytes: &[u8]) -> Result<Self> {
-        let Links { documents, blobs } = Links::of(&json::object(bytes)?)?;
-        let documents = documents.into_iter().map(|(descriptor, _)| descriptor).collect();
-        let blobs = blobs.into_iter().filter(|(named, _)| !may_be_missing(named.media_type()));
-        Ok(Self { documents, blobs: blobs.map(|(_, blob)| blob).collect() })
+    fn fill(&mut self, store: &Store) -> Result<()> {
+        while let Some((descriptor, blob)) = self.graph.next() {
+            // Of another type, nobody knows what else would be missing.
+            if DocumentKind::of(descriptor.media_type()).is_none() || !store.has(&blob)? {
+                self.missing.push(descriptor);
+                continue;
+            }
+            let attempt = || format!("read the manifest {}", blob.digest);
+            let bytes = store.document(&blob).context(attempt)?;
+            for named in self.graph.add(Document { descriptor, blob, bytes })? {
+                store.check_present(named).context(attempt)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -203,10 +172,10 @@ pub(crate) fn holders(
         .collect();
     named.sort_by_key(|(entry, _)| entry.blob.digest != root);
     for (entry, name) in named {
-        let mut found = Found::default();
+        let Ok(mut found) = Found::below(&entry.descriptor) else { continue };
         // Whatever is damaged of it concerns others.
-        let _ = found.add(store, &entry.descriptor);
-        for blob in found.blobs {
+        let _ = found.fill(store);
+        for blob in found.graph.blobs {
             let Some(known) = holders.get_mut(&blob.digest) else { continue };
             let repository = name.repository();
             if known.len() < HOLDERS && known.iter().all(|it| it != repository) {
@@ -257,4 +226,42 @@ impl Checker {
 pub(crate) fn blob_of(path: &Path) -> Result<Blob> {
     let attempt = || format!("read {}", path.display());
     digest_of(&mut File::open(path).context(attempt)?).context(attempt)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const DEEP: usize = 5_000;
+
+    /// A document that names others, in the store.
+    fn document(store: &Store, named: &[Descriptor], padding: usize) -> Descriptor {
+        let text = serde_json::json!({ "manifests": named, "padding": " ".repeat(padding) });
+        let text = text.to_string();
+        let blob = Blob::of(text.as_bytes());
+        fs::write(store.blob_path(&blob.digest), text).unwrap();
+        blob.descriptor(DocumentKind::Manifest.media_type().into())
+    }
+
+    #[test]
+    fn documents_may_lie_deep_in_each_other_but_be_only_so_long() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let mut root = document(&store, &[], 0);
+        for _ in 1..DEEP {
+            root = document(&store, &[root], 0);
+        }
+        let found = Found::whole(&store, &root).unwrap();
+        assert_eq!(found.graph.documents.len(), DEEP);
+        assert_eq!(found.graph.documents.last().unwrap().descriptor, root);
+        assert!(found.missing.is_empty());
+
+        let long: Vec<_> =
+            (0..17).map(|more| document(&store, &[], (4 << 20) - 100 - more)).collect();
+        let err = Found::whole(&store, &document(&store, &long, 0)).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Malformed);
+        assert!(err.to_string().contains("its manifests have over 67108864 bytes"), "{err}");
+    }
 }

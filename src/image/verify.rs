@@ -8,6 +8,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use oci_spec::image::Descriptor;
+
 use super::blobs::digest_of;
 use super::check::Spoiled;
 use super::digest::{ChainId, Digest};
@@ -19,6 +21,7 @@ use super::listing::{by_image, shown};
 use super::manifest::{Blob, DocumentKind, Links, may_be_missing};
 use super::reference::Reference;
 use super::store::Store;
+use super::walk::{Step, Walk};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// What [`Store::verify`] has found.
@@ -328,18 +331,42 @@ impl Store {
 
     /// Drops the platforms of an image that are not whole. Says whether anything is left.
     fn keep_whole(&self, entry: &Entry) -> Result<bool> {
-        if DocumentKind::of(entry.descriptor.media_type()) == Some(DocumentKind::Index) {
-            let read = self.document(&entry.blob).and_then(|bytes| json::object(&bytes));
-            let Ok(links) = read.and_then(|document| Links::of(&document)) else {
-                return Ok(false);
-            };
-            for (descriptor, blob) in links.documents {
-                let child = Entry::new(&descriptor, None)?;
-                if self.has_file(blob.digest)? && !self.keep_whole(&child)? {
-                    self.discard(&self.blob_path(&blob.digest), blob.digest.hex().as_ref())?;
+        let mut walk = Walk::new(entry.descriptor.clone(), entry.blob);
+        let mut whole = false;
+        while let Some(step) = walk.step() {
+            match step {
+                Step::Enter(descriptor, blob) => {
+                    if blob == entry.blob || self.has_file(blob.digest)? {
+                        let child = Entry::new(&descriptor, None)?;
+                        let named = self.named_by(&child).ok();
+                        walk.enter((child, named.is_some()), named.unwrap_or_default());
+                    }
+                }
+                Step::Leave((child, is_read)) => {
+                    whole = is_read && self.is_whole(&child)?;
+                    let digest = child.blob.digest;
+                    if !whole && child.blob != entry.blob {
+                        self.discard(&self.blob_path(&digest), digest.hex().as_ref())?;
+                    }
                 }
             }
         }
+        Ok(whole)
+    }
+
+    /// What it names, if it is an index.
+    fn named_by(&self, entry: &Entry) -> Result<Vec<(Descriptor, Blob)>> {
+        match DocumentKind::of(entry.descriptor.media_type()) {
+            Some(DocumentKind::Index) => {
+                let document = json::object(&self.document(&entry.blob)?)?;
+                Ok(Links::of(&document)?.documents)
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Whether an image is whole for one platform at least, or something else is.
+    fn is_whole(&self, entry: &Entry) -> Result<bool> {
         let complete = Image::of_descriptor(self, &entry.descriptor, &[], Wanted::Any)
             .and_then(|image| image.check_present());
         match complete {
@@ -381,10 +408,7 @@ impl Store {
     }
 
     /// What a blob is, if it looks like a manifest or an index.
-    pub(super) fn guess(
-        &self,
-        digest: Digest,
-    ) -> Result<Option<(oci_spec::image::Descriptor, Links)>> {
+    pub(super) fn guess(&self, digest: Digest) -> Result<Option<(Descriptor, Links)>> {
         let size = match self.blob_path(&digest).symlink_metadata() {
             Ok(metadata) if metadata.len() <= json::MAX_DOCUMENT => metadata.len(),
             _ => return Ok(None),

@@ -1,6 +1,5 @@
 //! Images from registry to registry.
 
-use std::collections::HashSet;
 use std::future::IntoFuture;
 use std::sync::Arc;
 
@@ -12,12 +11,7 @@ use super::push::{Pushed, check_name};
 use super::registry::Registry;
 use super::resolve;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::image::{
-    Blob, Digest, Document, DocumentKind, Index, MAX_DOCUMENT, Named, Platform, Reference,
-};
-
-/// All manifests of an image together have no more bytes than so many of the longest would have.
-const DOCUMENTS: u64 = 16;
+use crate::image::{Document, DocumentKind, Graph, Index, Platform, Reference};
 
 /// Copies an image from registry to registry; made by [`Registry::copy`]. It begins when it is awaited or
 /// [`blocking`](Self::blocking) is called.
@@ -95,11 +89,11 @@ impl Transfer {
         let client = self.registry.client();
         let mut target = Destination::new(client, to.registry(), to.repository());
         (target.reporter, target.at_once) = (self.reporter, self.at_once);
-        let mut source = Source::new(Remote::new(client, &from));
+        let source = Source(Arc::new(Remote::new(client, &from)));
         let root = source.root(&from, self.platform.as_ref()).await?;
         check_name(&to, &root)?;
-        source.add(&from, root).await?;
-        let Source { remote, documents, blobs, .. } = source;
+        let Graph { documents, blobs, .. } = source.graph(&from, root).await?;
+        let remote = source.0;
         let same = from.registry() == to.registry() && from.repository() != to.repository();
         let parcels = blobs.into_iter().map(|blob| Parcel {
             blob,
@@ -123,32 +117,20 @@ impl IntoFuture for Transfer {
     }
 }
 
-/// What is found below a manifest in a registry.
-struct Source {
-    remote: Arc<Remote>,
-    /// Each after those that it names.
-    documents: Vec<Document>,
-    blobs: Vec<Blob>,
-    seen: HashSet<Digest>,
-    bytes: u64,
-}
+/// A repository that is copied from.
+struct Source(Arc<Remote>);
 
 impl Source {
-    fn new(remote: Remote) -> Self {
-        let (documents, blobs, seen) = (Vec::new(), Vec::new(), HashSet::new());
-        Self { remote: Arc::new(remote), documents, blobs, seen, bytes: 0 }
-    }
-
     /// What is to be copied: the image for a platform, or all that the name means.
     async fn root(&self, from: &Reference, platform: Option<&Platform>) -> Result<Document> {
-        let root = resolve::document(&self.remote.client, from, None).await?;
+        let root = resolve::document(&self.0.client, from, None).await?;
         let media_type = root.descriptor.media_type();
         match (platform, DocumentKind::of(media_type)) {
             (Some(platform), Some(DocumentKind::Index)) => {
                 let attempt = || format!("read the index {}", root.blob.digest);
                 let index = Index::parse(&root.bytes, media_type).context(attempt)?;
                 let (descriptor, blob) = index.choose(platform).context(attempt)?;
-                let client = &self.remote.client;
+                let client = &self.0.client;
                 let chosen = resolve::document(client, from, Some(blob.digest)).await?;
                 Ok(Document { descriptor: descriptor.clone(), ..chosen })
             }
@@ -156,21 +138,14 @@ impl Source {
         }
     }
 
-    async fn add(&mut self, from: &Reference, root: Document) -> Result<()> {
-        self.seen.insert(root.blob.digest);
-        // An index may name others, which come before it: each is left open until these are there.
-        let mut open = vec![(self.named(&root)?, root)];
-        while let Some((named, _)) = open.last_mut() {
-            let Some(next) = named.pop() else {
-                self.documents.extend(open.pop().map(|(_, document)| document));
-                continue;
+    async fn graph(&self, from: &Reference, root: Document) -> Result<Graph> {
+        let mut graph = Graph::new(root.descriptor.clone(), root.blob);
+        let mut root = Some(root);
+        while let Some((_, blob)) = graph.next() {
+            let document = match root.take() {
+                Some(root) => root,
+                None => resolve::document(&self.0.client, from, Some(blob.digest)).await?,
             };
-            let blob = Blob::try_from(&next)?;
-            if !self.seen.insert(blob.digest) {
-                continue;
-            }
-            let client = &self.remote.client;
-            let document = resolve::document(client, from, Some(blob.digest)).await?;
             if document.blob != blob {
                 let message = format!(
                     "the manifest {} has {} bytes, the index says {}",
@@ -178,22 +153,8 @@ impl Source {
                 );
                 return Err(Error::new(ErrorKind::Malformed, message));
             }
-            open.push((self.named(&document)?, document));
+            graph.add(document)?;
         }
-        Ok(())
-    }
-
-    /// Notes the blobs that a document names, and returns the documents, the first one last.
-    fn named(&mut self, document: &Document) -> Result<Vec<oci_spec::image::Descriptor>> {
-        self.bytes += document.blob.size;
-        if self.bytes > DOCUMENTS * MAX_DOCUMENT {
-            let message = format!("its manifests have over {} bytes", DOCUMENTS * MAX_DOCUMENT);
-            return Err(Error::new(ErrorKind::Malformed, message));
-        }
-        let attempt = || format!("read the manifest {}", document.blob.digest);
-        let Named { mut documents, blobs } = Named::of(&document.bytes).context(attempt)?;
-        self.blobs.extend(blobs.into_iter().filter(|blob| self.seen.insert(blob.digest)));
-        documents.reverse();
-        Ok(documents)
+        Ok(graph)
     }
 }

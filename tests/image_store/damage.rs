@@ -272,3 +272,31 @@ fn a_directory_with_other_things_in_it_is_no_store() {
     sound(&begun);
     assert!(!dir.join("begun/index.json.new").exists());
 }
+
+#[test]
+fn indexes_that_lie_deep_in_each_other_are_dropped_where_they_are_damaged() {
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    const DEEP: usize = 3000;
+    let dir = setup("damage-deep");
+    let store = store(&dir);
+    let image = add(&store, "one", &["one"]);
+    let mut entry = serde_json::to_value(image.descriptor()).unwrap();
+    for _ in 0..DEEP {
+        let index =
+            serde_json::json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [entry] });
+        let index = index.to_string();
+        let digest = Digest::of(&index);
+        fs::write(blob_file(&store, digest), &index).unwrap();
+        entry = serde_json::json!({ "mediaType": INDEX, "digest": digest.to_string(), "size": index.len() });
+    }
+    let mut list: serde_json::Value =
+        serde_json::from_slice(&fs::read(index(&store)).unwrap()).unwrap();
+    list["manifests"].as_array_mut().unwrap().push(entry);
+    fs::write(index(&store), list.to_string()).unwrap();
+
+    let repaired = store.repair().unwrap();
+    assert_eq!(repaired.images.len(), 1, "{repaired:?}");
+    sound(&store);
+    assert_eq!(store.image("one").unwrap(), image);
+    tidy(&store);
+}

@@ -1,0 +1,82 @@
+//! What hangs together below a manifest or index that is passed on.
+
+use std::collections::HashSet;
+
+use oci_spec::image::Descriptor;
+
+use super::digest::Digest;
+use super::json::{self, MAX_DOCUMENT, malformed};
+use super::manifest::{Blob, Links, may_be_missing};
+use super::walk::{Step, Walk};
+use crate::error::{Context, Result};
+
+/// All documents together have no more bytes than so many of the longest would have: they wait in memory.
+const DOCUMENTS: u64 = 16;
+
+/// A manifest or index.
+#[derive(Clone, Debug)]
+pub(crate) struct Document {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) blob: Blob,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Documents and blobs below a descriptor, as far as they have been found.
+#[derive(Debug)]
+pub(crate) struct Graph {
+    /// Each after those that it names.
+    pub(crate) documents: Vec<Document>,
+    pub(crate) blobs: Vec<Blob>,
+    walk: Walk<Document>,
+    seen: HashSet<Digest>,
+    bytes: u64,
+}
+
+impl Graph {
+    pub(crate) fn new(root: Descriptor, blob: Blob) -> Self {
+        let (documents, blobs) = (Vec::new(), Vec::new());
+        let walk = Walk::new(root, blob);
+        Self { documents, blobs, walk, seen: HashSet::new(), bytes: 0 }
+    }
+
+    /// What is to be [added](Self::add) next, or left out.
+    pub(crate) fn next(&mut self) -> Option<(Descriptor, Blob)> {
+        loop {
+            match self.walk.step()? {
+                Step::Enter(descriptor, blob) => return Some((descriptor, blob)),
+                Step::Leave(document) => self.documents.push(document),
+            }
+        }
+    }
+
+    /// Adds a document. Returns the blobs that came with it.
+    pub(crate) fn add(&mut self, document: Document) -> Result<&[Blob]> {
+        self.bytes += document.blob.size;
+        if self.bytes > DOCUMENTS * MAX_DOCUMENT {
+            let most = DOCUMENTS * MAX_DOCUMENT;
+            return Err(malformed(format!("its manifests have over {most} bytes")));
+        }
+        let attempt = || format!("read the manifest {}", document.blob.digest);
+        let Named { documents, blobs } = Named::of(&document.bytes).context(attempt)?;
+        let before = self.blobs.len();
+        self.blobs.extend(blobs.into_iter().filter(|blob| self.seen.insert(blob.digest)));
+        self.walk.enter(document, documents);
+        Ok(&self.blobs[before..])
+    }
+}
+
+/// What a manifest or index names, of whatever kind.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) documents: Vec<(Descriptor, Blob)>,
+    /// Without what must not be passed on: whoever wants that follows the addresses in the manifest.
+    pub(crate) blobs: Vec<Blob>,
+}
+
+impl Named {
+    pub(crate) fn of(bytes: &[u8]) -> Result<Self> {
+        let Links { documents, blobs } = Links::of(&json::object(bytes)?)?;
+        let blobs = blobs.into_iter().filter(|(named, _)| !may_be_missing(named.media_type()));
+        Ok(Self { documents, blobs: blobs.map(|(_, blob)| blob).collect() })
+    }
+}
