@@ -209,6 +209,12 @@ fn basic_header(user: &str, password: &str) -> Result<HeaderValue> {
     Ok(header)
 }
 
+/// Whether the user has named the token server himself.
+fn is_trusted(client: &Client, realm: &Url) -> bool {
+    let (server, authority) = (realm.host_str().unwrap_or_default(), authority(realm));
+    client.settings().token_servers.iter().any(|name| *name == server || *name == authority)
+}
+
 /// Whether a token server may be asked, and be sent the credentials for a registry if there are any.
 fn check_realm(client: &Client, endpoint: &Endpoint, realm: &Url, secret: bool) -> Result<()> {
     let (server, authority) = (realm.host_str().unwrap_or_default(), authority(realm));
@@ -223,8 +229,7 @@ fn check_realm(client: &Client, endpoint: &Endpoint, realm: &Url, secret: bool) 
         return Err(refuse(SENDS, "which is spoken to without TLS")
             .with_hint("Builder::plain_http allows plain HTTP by the token server's name"));
     }
-    let trusted =
-        client.settings().token_servers.iter().any(|name| *name == server || *name == authority);
+    let trusted = is_trusted(client, realm);
     let trust = "if it is the registry's own, Builder::trust_token_server allows it by name";
     match () {
         () if trusted => Ok(()),
@@ -312,6 +317,10 @@ impl TokenRequest<'_> {
 
     async fn ask(&self, client: &Client) -> Result<Answer, Failure> {
         let mut url = self.realm.clone();
+        let from = match is_trusted(client, &url) {
+            true => url.host_str().unwrap_or_default().to_owned(),
+            false => self.endpoint.host(),
+        };
         let mut query = Vec::new();
         query.extend(self.service.map(|service| ("service", service)));
         let mut headers = HeaderMap::new();
@@ -325,7 +334,7 @@ impl TokenRequest<'_> {
             let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
             headers.insert(CONTENT_TYPE, form_type);
             let body = Bytes::from(body).into();
-            return client.exchange(Method::POST, url, headers, Some(body)).await;
+            return client.exchange(&from, Method::POST, url, headers, Some(body)).await;
         }
         query.extend(self.scope.each().map(|scope| ("scope", scope)));
         if let Some(Credentials::Password { user, password }) = self.credentials {
@@ -336,6 +345,6 @@ impl TokenRequest<'_> {
             headers.insert(reqwest::header::AUTHORIZATION, basic_header(user, password)?);
         }
         url.query_pairs_mut().extend_pairs(query);
-        client.exchange(Method::GET, url, headers, None).await
+        client.exchange(&from, Method::GET, url, headers, None).await
     }
 }

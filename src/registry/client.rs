@@ -18,6 +18,7 @@ use super::auth::{Auth, Scope};
 use super::credentials::{CredentialSource, Credentials};
 use super::endpoint::{Endpoint, Scheme, is_local, is_loopback};
 use super::failure::{Failure, Remedy, explain, too_late};
+use super::guard::Guard;
 use super::tls::{Identity, Trust};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -157,12 +158,15 @@ impl<'a> Ask<'a> {
     }
 }
 
+/// Who leads to a host, if not the user, and its scheme, name and port.
+type Way = (Option<String>, String, String);
+
 #[derive(Debug)]
 pub(super) struct Client {
     settings: Settings,
     auth: Auth,
-    /// Each with the connections to one host and port.
-    connected: Mutex<HashMap<String, reqwest::Client>>,
+    /// Each with the connections to one host and port, for one who leads there.
+    connected: Mutex<HashMap<Way, reqwest::Client>>,
     /// What hosts on this machine have turned out to speak.
     schemes: Mutex<HashMap<String, Scheme>>,
     /// Whoever changes a list that is a document of a registry's holds this: others would overwrite the change.
@@ -341,7 +345,9 @@ impl Client {
             if let Some(header) = header.filter(|_| at_home) {
                 headers.insert(AUTHORIZATION, header.clone());
             }
-            let answer = self.exchange(ask.method.clone(), url, headers, ask.body()?).await?;
+            let from = home.host_str().unwrap_or_default();
+            let sent = self.exchange(from, ask.method.clone(), url, headers, ask.body()?);
+            let answer = sent.await?;
             let Some(next) = redirection(&answer)? else {
                 return Ok(Answer { elsewhere: !at_home, ..answer });
             };
@@ -367,15 +373,16 @@ impl Client {
         Err(Error::new(ErrorKind::SafetyViolation, message))
     }
 
-    /// One request and its answer, whatever that is.
+    /// One request and its answer, whatever that is. `from` is the host that leads there; the same one if the user does.
     pub(super) async fn exchange(
         &self,
+        from: &str,
         method: Method,
         url: Url,
         headers: HeaderMap,
         body: Option<Streamed>,
     ) -> Result<Answer, Failure> {
-        let mut request = self.connection(&url)?.request(method, url).headers(headers);
+        let mut request = self.connection(from, &url)?.request(method, url).headers(headers);
         let mut pulse = Pulse::default();
         if let Some(streamed) = body {
             (request, pulse) = (request.body(streamed.body), streamed.pulse);
@@ -388,18 +395,21 @@ impl Client {
         }
     }
 
-    fn connection(&self, url: &Url) -> Result<reqwest::Client> {
-        let key = format!("{}://{}", url.scheme(), authority(url));
+    fn connection(&self, from: &str, url: &Url) -> Result<reqwest::Client> {
+        let host = url.host_str().unwrap_or_default();
+        let guard = (from != host).then(|| Guard::new(host, from));
+        let key =
+            (guard.is_some().then(|| from.to_owned()), url.scheme().to_owned(), authority(url));
         let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = connected.get(&key) {
             return Ok(client.clone());
         }
-        let client = self.connect(url)?;
+        let client = self.connect(url, guard)?;
         connected.insert(key, client.clone());
         Ok(client)
     }
 
-    fn connect(&self, url: &Url) -> Result<reqwest::Client> {
+    fn connect(&self, url: &Url, guard: Option<Guard>) -> Result<reqwest::Client> {
         let mut builder = reqwest::Client::builder()
             .user_agent(USER_AGENT)
             .redirect(reqwest::redirect::Policy::none())
@@ -407,6 +417,9 @@ impl Client {
             .http1_only()
             // The client's own limit of reading would count from when an upload begins.
             .connect_timeout(self.settings.connect_timeout);
+        if let Some(guard) = guard {
+            builder = builder.dns_resolver(Arc::new(guard));
+        }
         // A proxy can be spoken to by TLS also on the way to a host that is not, but few are; it costs milliseconds.
         let identity = self.settings.identities.get(&authority(url));
         builder = match url.scheme() {

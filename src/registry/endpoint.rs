@@ -76,16 +76,19 @@ pub(super) fn is_loopback(host: &str) -> bool {
     }
 }
 
-/// Whether an address leads to this machine or its link, where services trust whoever can ask: those of a cloud tell
-/// secrets at 169.254.169.254.
+/// Whether a host's name or address leads to this machine or its link, whatever a resolver says.
 pub(super) fn is_local(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
-    let local = match address.parse::<IpAddr>().map(|address| address.to_canonical()) {
-        Ok(IpAddr::V4(it)) => it.is_loopback() || it.is_link_local() || it.is_unspecified(),
-        Ok(IpAddr::V6(it)) => it.is_loopback() || it.is_unicast_link_local() || it.is_unspecified(),
-        Err(_) => false,
-    };
-    local || is_loopback(host)
+    address.parse().is_ok_and(is_local_address) || is_loopback(host)
+}
+
+/// Whether an address leads to this machine or its link, where services trust whoever can ask: those of a cloud tell
+/// secrets at 169.254.169.254.
+pub(super) fn is_local_address(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(it) => it.is_loopback() || it.is_link_local() || it.is_unspecified(),
+        IpAddr::V6(it) => it.is_loopback() || it.is_unicast_link_local() || it.is_unspecified(),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
+use super::guard::Refused;
 use crate::error::{Context, Error, ErrorKind};
 
 /// Why a request failed, and what follows from it.
@@ -58,6 +59,9 @@ pub(super) fn explain(err: &reqwest::Error) -> Failure {
     let tls = causes(err).find_map(|cause| cause.downcast_ref::<rustls::Error>());
     if let Some(tls) = tls {
         return explain_tls(tls);
+    }
+    if let Some(refused) = causes(err).find_map(|cause| cause.downcast_ref::<Refused>()) {
+        return Error::new(ErrorKind::SafetyViolation, refused.to_string()).into();
     }
     if err.is_timeout() {
         return too_late();

@@ -47,6 +47,7 @@ mod failure;
 mod flight;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
+mod guard;
 mod helper;
 mod listing;
 mod login;

@@ -259,6 +259,57 @@ fn a_registry_elsewhere_cannot_point_at_this_machine() {
     }
 }
 
+/// A name that the system knows this machine by, and that does not tell so.
+fn own_name() -> Result<String, Missing> {
+    let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    let names =
+        hosts.lines().filter_map(|line| line.split('#').next()?.split_once(char::is_whitespace));
+    let names = names.filter(|(address, _)| *address == "127.0.0.1");
+    let mut names = names.flat_map(|(_, names)| names.split_whitespace());
+    let name = names.find(|name| *name != "localhost" && !name.ends_with(".localhost"));
+    name.map(str::to_owned)
+        .ok_or_else(|| Missing::new("a name of this machine", "/etc/hosts has none"))
+}
+
+#[test]
+fn a_registry_elsewhere_cannot_point_at_a_name_of_this_machine() {
+    let own = require!(own_name());
+    let inner = Scripted::start(|_| Response::json("{\"token\": \"t\"}"));
+    let port = inner.url().rsplit(':').next().unwrap().to_owned();
+    let to = format!("http://{own}:{port}");
+    let pull = |from: &str, login: bool, trusted: &str| {
+        let to = to.clone();
+        let answer = move || match login {
+            false => Response::redirect(307, format!("{to}/x")),
+            true => Response::new(401)
+                .header("WWW-Authenticate", format!("Bearer realm=\"{to}/token\"")),
+        };
+        let proxy = Scripted::start(move |_| answer());
+        let sandbox = setup("auth-inner-name");
+        let store = Store::open(sandbox.join("store")).unwrap();
+        let registry = Registry::builder()
+            .proxy_except(proxy.url(), &*own)
+            .plain_http(from)
+            .trust_token_server(trusted)
+            .retries(0)
+            .build()
+            .unwrap();
+        registry.pull(format!("{from}/app:1"), &store).blocking().unwrap_err()
+    };
+    for login in [false, true] {
+        let err = pull("192.0.2.1:5000", login, "another.example");
+        says(
+            &err,
+            ErrorKind::SafetyViolation,
+            &["192.0.2.1 leads to", &own, "127.0.0.1", "to point at"],
+        );
+        assert_eq!(inner.requests().len(), 0);
+    }
+    // The user may name it himself.
+    pull("192.0.2.1:5000", true, &own);
+    assert_ne!(inner.requests().len(), 0);
+}
+
 #[test]
 fn addresses_in_a_manifest_are_not_visited() {
     let scene = require!(with_password("auth-urls"));
