@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use coracle::image::{Reference, Store};
 use coracle::layers::Pack;
+use coracle::{Engine, ErrorKind};
 use tempfile::NamedTempFile;
 
-use crate::containers::Container;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 use crate::progress::Bytes;
@@ -88,7 +88,7 @@ fn write_archive(
 /// Without layers, history and settings; `import` of any tool makes an image of it. The same files give the same bytes.
 #[derive(clap::Args)]
 pub struct ExportArgs {
-    /// The name that `run --name` gave the container; else an image, by name, id or digest
+    /// A container, by name or id; else an image, by name, id or digest
     #[arg(value_name = "CONTAINER|IMAGE")]
     name: String,
     /// Write to this file; it is there once it is complete
@@ -99,9 +99,12 @@ pub struct ExportArgs {
 impl ExportArgs {
     pub fn run(self, root: &Root) -> Result<()> {
         let store = root.store()?;
-        let is_container = store.pins()?.iter().any(|(name, _)| *name == self.name);
-        if is_container {
-            let rootfs = Container::open(root, &self.name)?.rootfs()?;
+        let container = match Engine::with(store.clone()).and_then(|it| it.find(&self.name)) {
+            Err(err) if err.kind() == ErrorKind::NotFound => None,
+            other => Some(other?),
+        };
+        if let Some(container) = container {
+            let rootfs = container.rootfs()?;
             return write_archive(self.output.as_deref(), |file| {
                 Pack::new().rootfs(&rootfs, Bytes::new("exporting", None, file)).map(drop)
             });

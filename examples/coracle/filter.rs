@@ -82,7 +82,7 @@ fn made(store: &Store, name: &str) -> Result<SystemTime> {
 }
 
 /// A point in time, a date, seconds since 1970, or how long ago.
-fn moment(text: &str) -> Option<SystemTime> {
+pub fn moment(text: &str) -> Option<SystemTime> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Some(time.into());
     }

@@ -45,7 +45,7 @@ impl View {
 }
 
 /// Columns three blanks apart and at least ten wide, as docker's.
-fn tabulate(lines: impl Iterator<Item = String>) -> String {
+pub fn tabulate(lines: impl Iterator<Item = String>) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     for line in lines {

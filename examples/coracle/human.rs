@@ -1,41 +1,59 @@
 //! Sizes and times in docker's words.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
 const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
 
+const BINARY: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+
 /// Bytes in decimal units and with so many digits at the most: `12.5kB`.
-#[allow(clippy::cast_precision_loss, reason = "four digits of it are shown")]
 pub fn size(bytes: u64, digits: usize) -> String {
+    scaled(bytes, digits, 1000.0, UNITS)
+}
+
+/// Bytes of memory: `12.5MiB`.
+pub fn memory(bytes: u64) -> String {
+    scaled(bytes, 4, 1024.0, BINARY)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "four digits of it are shown")]
+fn scaled(bytes: u64, digits: usize, base: f64, units: [&str; 7]) -> String {
     let mut value = bytes as f64;
     let mut unit = 0;
     loop {
         let whole = format!("{value:.0}").len();
         let text = format!("{value:.*}", digits.saturating_sub(whole));
         let rounded = text.parse::<f64>().unwrap_or(value);
-        if rounded < 1000.0 || unit + 1 == UNITS.len() {
+        if rounded < base || unit + 1 == units.len() {
             let text = match text.contains('.') {
                 true => text.trim_end_matches('0').trim_end_matches('.'),
                 false => &text,
             };
-            return format!("{text}{}", UNITS[unit]);
+            return format!("{text}{}", units[unit]);
         }
-        value /= 1000.0;
+        value /= base;
         unit += 1;
     }
 }
 
 /// How long ago, roughly: `2 days ago`.
 pub fn since(time: Option<SystemTime>) -> String {
-    let Some(time) = time else { return "N/A".to_owned() };
-    let seconds = time.elapsed().unwrap_or_default().as_secs();
+    match time {
+        Some(time) => format!("{} ago", span(time.elapsed().unwrap_or_default())),
+        None => "N/A".to_owned(),
+    }
+}
+
+/// How long, roughly: `2 days`.
+pub fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
     let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
     let days = hours / 24;
     let many = |count: u64, unit: &str| format!("{count} {unit}");
-    let span = match () {
+    match () {
         () if seconds < 1 => "Less than a second".to_owned(),
         () if seconds == 1 => "1 second".to_owned(),
         () if seconds < 60 => many(seconds, "seconds"),
@@ -47,8 +65,7 @@ pub fn since(time: Option<SystemTime>) -> String {
         () if days < 60 => many(days / 7, "weeks"),
         () if days < 730 => many(days / 30, "months"),
         () => many(days / 365, "years"),
-    };
-    format!("{span} ago")
+    }
 }
 
 fn local(time: SystemTime) -> Option<Zoned> {

@@ -1,4 +1,4 @@
-//! `inspect`: all that there is to know about an image.
+//! `inspect`: all that there is to know about images and containers.
 
 use coracle::image::spec::Descriptor;
 use coracle::image::{Image, Platform, Reference};
@@ -6,24 +6,28 @@ use serde::Serialize;
 use serde_json::ser::PrettyFormatter;
 use serde_json::{Map, Serializer, Value, json};
 
+use crate::containers;
 use crate::failure::{Failure, Result, TEMPLATE};
 use crate::output::Output;
 use crate::root::Root;
 use crate::template::{self, Template};
 
-/// Show all that there is to know about images, as a JSON array
+/// Show all that there is to know about containers and images, as a JSON array
 #[derive(clap::Args)]
 #[command(after_help = format!("{}\n\nExample: coracle inspect -f '{{{{index .RepoTags 0}}}} runs {{{{json .Config.Cmd}}}}' app:1", template::HELP))]
 pub struct Args {
-    /// Images, by name, id or digest
-    #[arg(value_name = "IMAGE", required = true)]
-    images: Vec<String>,
+    /// Containers by name or id, images by name, id or digest
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
     /// How to print it, see below; 'json' prints JSON on one line
     #[arg(short, long)]
     format: Option<String>,
     /// Of an image for several platforms, this one's
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
+    /// Which it is, if a container and an image have the same name
+    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    kind: Option<Kind>,
 }
 
 #[derive(Serialize)]
@@ -94,37 +98,97 @@ fn config(raw: Option<&Value>) -> Map<String, Value> {
     config
 }
 
+enum Found {
+    Image(Image),
+    Container(Value),
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Told<'a> {
+    Image(Box<Inspected<'a>>),
+    Container(&'a Value),
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Kind {
+    Container,
+    Image,
+}
+
 impl Args {
+    /// `image inspect`.
+    pub fn images(mut self, root: &Root, out: &mut Output) -> Result<()> {
+        self.kind = Some(Kind::Image);
+        self.run(root, out)
+    }
+
+    /// `container inspect`.
+    pub fn containers(mut self, root: &Root, out: &mut Output) -> Result<()> {
+        self.kind = Some(Kind::Container);
+        self.run(root, out)
+    }
+
     pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
-        let template = match self.format.as_deref() {
-            None | Some("") => None,
-            Some("json") => Some("{{json .}}"),
-            own => own,
-        };
-        let wrong = |why| Failure::with_status(TEMPLATE, why);
-        let template = template.map(Template::parse).transpose().map_err(wrong)?;
         let (mut found, mut missing) = (Vec::new(), Vec::new());
-        for name in &self.images {
-            match root.image(name, self.platform.as_ref()) {
-                Ok(image) => found.push(image),
+        for name in &self.names {
+            match self.find(root, name) {
+                Ok(one) => found.push(one),
                 Err(failure) => missing.push(failure),
             }
         }
-        let inspected = found.iter().map(Inspected::of).collect::<Result<Vec<_>>>()?;
-        match template {
-            None => out.line(&pretty(&inspected)?)?,
-            Some(template) => {
-                for one in &inspected {
-                    let value = serde_json::to_value(one).map_err(Failure::new)?;
-                    let line = template.render(&value);
-                    out.line(&line.map_err(|why| Failure::new(format!("template: {why}")))?)?;
-                }
+        let told = found.iter().map(|found| match found {
+            Found::Image(image) => Ok(Told::Image(Box::new(Inspected::of(image)?))),
+            Found::Container(value) => Ok(Told::Container(value)),
+        });
+        print(self.format.as_deref(), &told.collect::<Result<Vec<_>>>()?, &missing, out)
+    }
+
+    /// A container before an image.
+    fn find(&self, root: &Root, name: &str) -> Result<Found> {
+        let container = || -> Result<Found> {
+            let container = root.engine()?.find(name)?;
+            Ok(Found::Container(containers::describe::container(&container)?))
+        };
+        let image = || Ok(Found::Image(root.image(name, self.platform.as_ref())?));
+        match self.kind {
+            Some(Kind::Container) => container(),
+            Some(Kind::Image) => image(),
+            None => container().or_else(|failure| match failure.is_not_found() {
+                true => image(),
+                // It may be readable only, as images are then.
+                false => image().map_err(|_| failure),
+            }),
+        }
+    }
+}
+
+/// Prints what was found as `--format` has it, and then what is missing.
+pub fn print(
+    format: Option<&str>,
+    found: &[impl Serialize],
+    missing: &[Failure],
+    out: &mut Output,
+) -> Result<()> {
+    let template = match format {
+        None | Some("") => None,
+        Some("json") => Some("{{json .}}"),
+        own => own,
+    };
+    let wrong = |why| Failure::with_status(TEMPLATE, why);
+    match template.map(Template::parse).transpose().map_err(wrong)? {
+        None => out.line(&pretty(&found)?)?,
+        Some(template) => {
+            for one in found {
+                let value = serde_json::to_value(one).map_err(Failure::new)?;
+                let line = template.render(&value);
+                out.line(&line.map_err(|why| Failure::new(format!("template: {why}")))?)?;
             }
         }
-        out.flush()?;
-        missing.iter().for_each(Failure::print);
-        if missing.is_empty() { Ok(()) } else { Err(Failure::told()) }
     }
+    out.flush()?;
+    missing.iter().for_each(Failure::print);
+    if missing.is_empty() { Ok(()) } else { Err(Failure::told()) }
 }
 
 /// With docker's four blanks.

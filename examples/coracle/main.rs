@@ -1,11 +1,12 @@
-//! Images without a daemon: a command line like docker's on the library's image store and registries.
+//! Containers and images without a daemon: a command line like docker's on the library.
 //!
-//!     cargo run --example coracle -- images --tree
+//!     cargo run --example coracle -- run -it --rm debian:12
 //!
 //! `--help`, of every command too, tells the rest.
 
 mod archives;
 mod changes;
+mod completion;
 mod containers;
 mod failure;
 mod filter;
@@ -26,9 +27,9 @@ mod pull;
 mod push;
 mod registries;
 mod root;
-mod run;
 mod search;
 mod squash;
+mod system;
 mod template;
 mod transfers;
 mod tree;
@@ -40,12 +41,15 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
+use containers::{
+    attach, commit, exec, info, life, list, look, remove, run, stats, update, volumes,
+};
 use failure::{Failure, Result, USAGE};
 use output::Output;
 use registries::Registries;
 use root::Root;
 
-/// Images and their layers, in a directory of your own and without a daemon
+/// Containers and images, in a directory of your own and without a daemon
 ///
 /// The commands, their options and what they print are docker's. An image is named as there: `debian` is
 /// docker.io/library/debian:latest, and an id or a digest may be cut short where it stays unmistakable.
@@ -85,37 +89,83 @@ Exit status:
 
 #[derive(Subcommand)]
 enum Command {
-    Run(run::Args),
+    #[command(flatten)]
+    Same(Same),
+    Ps(list::Args),
+    Inspect(inspect::Args),
+    Rm(remove::Args),
+    Images(images::Args),
     Pull(pull::Args),
     Push(push::Args),
     Login(login::LoginArgs),
     Logout(login::LogoutArgs),
     Search(search::Args),
-    Diff(containers::DiffArgs),
-    Commit(containers::CommitArgs),
-    Export(archives::ExportArgs),
-    Squash(squash::Args),
-    Rm(containers::RemoveArgs),
-    Images(images::Args),
     History(history::Args),
-    Inspect(inspect::Args),
     Tag(names::TagArgs),
     Rmi(names::RemoveArgs),
     Save(archives::SaveArgs),
     Load(archives::LoadArgs),
     Import(import::Args),
+    Squash(squash::Args),
     Prune(prune::Args),
     Verify(verify::Args),
     Repair(verify::RepairArgs),
+    Info(info::InfoArgs),
+    Version(info::VersionArgs),
+    Completion(completion::Args),
+    /// Manage containers: the same commands under docker's other names
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Container(ContainerCommand),
     /// Manage images: the same commands under docker's other names
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Image(ImageCommand),
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Volume(volumes::Command),
     /// Look at manifests in registries
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Manifest(ManifestCommand),
-    /// Manage the store
+    /// Manage everything together
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     System(SystemCommand),
+}
+
+#[derive(Subcommand)]
+enum ContainerCommand {
+    #[command(visible_aliases = ["list", "ps"])]
+    Ls(list::Args),
+    Inspect(inspect::Args),
+    #[command(visible_alias = "remove")]
+    Rm(remove::Args),
+    Prune(remove::PruneArgs),
+    #[command(flatten)]
+    Same(Same),
+}
+
+/// What is called the same under `container`.
+#[derive(Subcommand)]
+enum Same {
+    Run(Box<run::RunArgs>),
+    Create(Box<run::CreateArgs>),
+    Start(attach::StartArgs),
+    Stop(life::StopArgs),
+    Restart(life::RestartArgs),
+    Kill(life::KillArgs),
+    Attach(attach::AttachArgs),
+    Exec(exec::Args),
+    Top(look::TopArgs),
+    Stats(stats::Args),
+    Port(look::PortArgs),
+    /// Wait for the end of containers, and print their exit statuses
+    Wait(life::Names),
+    /// Let all processes of containers stand still
+    Pause(life::Names),
+    /// Let the processes of paused containers go on
+    Unpause(life::Names),
+    Rename(life::RenameArgs),
+    Update(update::Args),
+    Diff(look::DiffArgs),
+    Commit(commit::Args),
+    Export(archives::ExportArgs),
 }
 
 #[derive(Subcommand)]
@@ -143,12 +193,48 @@ enum ManifestCommand {
 #[derive(Subcommand)]
 enum SystemCommand {
     Df(usage::Args),
+    Info(info::InfoArgs),
+    Prune(system::PruneArgs),
+}
+
+impl Same {
+    fn run(self, root: &Root, registries: &Registries, out: &mut Output) -> Result<()> {
+        match self {
+            Self::Run(args) => args.run(root, registries, out),
+            Self::Create(args) => args.run(root, registries, out),
+            Self::Start(args) => args.run(root, out),
+            Self::Stop(args) => args.run(root, out),
+            Self::Restart(args) => args.run(root, out),
+            Self::Kill(args) => args.run(root, out),
+            Self::Attach(args) => args.run(root),
+            Self::Exec(args) => args.run(root),
+            Self::Top(args) => args.run(root, out),
+            Self::Stats(args) => args.run(root, out),
+            Self::Port(args) => args.run(root),
+            Self::Wait(args) => args.wait(root, out),
+            Self::Pause(args) => args.pause(root, out),
+            Self::Unpause(args) => args.unpause(root, out),
+            Self::Rename(args) => args.run(root),
+            Self::Update(args) => args.run(root, out),
+            Self::Diff(args) => args.run(root, out),
+            Self::Commit(args) => args.run(root, out),
+            Self::Export(args) => args.run(root),
+        }
+    }
 }
 
 impl Command {
     fn run(self, root: &Root, registries: &Registries, out: &mut Output) -> Result<()> {
         match self {
-            Self::Run(args) => args.run(root, registries),
+            Self::Container(ContainerCommand::Same(same)) | Self::Same(same) => {
+                same.run(root, registries, out)
+            }
+            Self::Ps(args) | Self::Container(ContainerCommand::Ls(args)) => args.run(root, out),
+            Self::Rm(args) | Self::Container(ContainerCommand::Rm(args)) => args.run(root, out),
+            Self::Container(ContainerCommand::Prune(args)) => args.run(root, out),
+            Self::Container(ContainerCommand::Inspect(args)) => args.containers(root, out),
+            Self::Image(ImageCommand::Inspect(args)) => args.images(root, out),
+            Self::Inspect(args) => args.run(root, out),
             Self::Pull(args) | Self::Image(ImageCommand::Pull(args)) => {
                 args.run(root, registries, out)
             }
@@ -159,14 +245,9 @@ impl Command {
             Self::Logout(args) => args.run(registries, out),
             Self::Search(args) => args.run(registries, out),
             Self::Manifest(ManifestCommand::Inspect(args)) => args.run(registries, out),
-            Self::Diff(args) => args.run(root, out),
-            Self::Commit(args) => args.run(root, out),
-            Self::Export(args) => args.run(root),
             Self::Squash(args) => args.run(root, out),
-            Self::Rm(args) => args.run(root, out),
             Self::Images(args) | Self::Image(ImageCommand::Ls(args)) => args.run(root, out),
             Self::History(args) | Self::Image(ImageCommand::History(args)) => args.run(root, out),
-            Self::Inspect(args) | Self::Image(ImageCommand::Inspect(args)) => args.run(root, out),
             Self::Tag(args) | Self::Image(ImageCommand::Tag(args)) => args.run(root),
             Self::Rmi(args) | Self::Image(ImageCommand::Rm(args)) => args.run(root, out),
             Self::Save(args) | Self::Image(ImageCommand::Save(args)) => args.run(root),
@@ -175,7 +256,12 @@ impl Command {
             Self::Prune(args) | Self::Image(ImageCommand::Prune(args)) => args.run(root, out),
             Self::Verify(args) => args.run(root, out),
             Self::Repair(args) => args.run(root, out),
+            Self::Volume(command) => command.run(root, out),
             Self::System(SystemCommand::Df(args)) => args.run(root, out),
+            Self::System(SystemCommand::Info(args)) | Self::Info(args) => args.run(root, out),
+            Self::System(SystemCommand::Prune(args)) => args.run(root, out),
+            Self::Version(args) => args.run(out),
+            Self::Completion(args) => args.run(out),
         }
     }
 }
@@ -217,6 +303,8 @@ fn misused(err: &clap::Error, out: &mut Output) -> Result<()> {
 }
 
 fn main() -> ExitCode {
+    // Does not return in the process that looks after a container.
+    coracle::monitor::run_if_requested();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

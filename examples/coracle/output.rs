@@ -1,6 +1,6 @@
 //! What goes to standard output.
 
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use crate::failure::Result;
 
@@ -20,6 +20,14 @@ impl Output {
     /// Lines that end themselves.
     pub fn text(&mut self, text: &str) -> Result<()> {
         Ok(self.0.write_all(harmless(text).as_bytes())?)
+    }
+
+    /// Empties the screen, if it is one, for what comes next.
+    pub fn clear_screen(&mut self) -> Result<()> {
+        match io::stdout().is_terminal() {
+            true => Ok(self.0.write_all(b"\x1b[2J\x1b[H")?),
+            false => Ok(()),
+        }
     }
 
     pub fn flush(&mut self) -> Result<()> {

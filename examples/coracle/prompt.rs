@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
 
 use crate::failure::{Failure, Result};
+use crate::output::Output;
 
 const INTERRUPTED: u8 = 130;
 
@@ -23,6 +24,18 @@ pub fn line(question: &str) -> Result<String> {
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(failed)?;
     Ok(answer.trim().to_owned())
+}
+
+/// Whether the user wants what he is warned of.
+pub fn agreed(warning: &str, out: &mut Output) -> Result<bool> {
+    out.text(&format!("{warning}\nAre you sure you want to continue? [y/N] "))?;
+    out.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(failed)?;
+    if answer.is_empty() {
+        out.line("")?;
+    }
+    Ok(matches!(answer.trim(), "y" | "Y"))
 }
 
 /// Asks for a line that is not to be seen.

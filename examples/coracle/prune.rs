@@ -1,16 +1,16 @@
 //! `prune`: making room.
 
 use std::collections::HashMap;
-use std::io;
 
-use coracle::image::Filter;
+use coracle::image::{Filter, Store};
 
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::filter::{self, Condition};
 use crate::human;
 use crate::names;
 use crate::output::Output;
 use crate::progress::Spinner;
+use crate::prompt;
 use crate::root::Root;
 
 /// Remove images that nothing uses, and what is left of work that was broken off
@@ -40,42 +40,35 @@ impl Args {
         for condition in &self.filter {
             filter = condition.add_to(filter, &store)?;
         }
-        if !self.force && !self.agreed(out)? {
+        let question = match self.all {
+            true => {
+                "WARNING! This will remove all images without at least one container associated to them."
+            }
+            false => "WARNING! This will remove all dangling images.",
+        };
+        if !self.force && !prompt::agreed(question, out)? {
             return out.line("Total reclaimed space: 0B");
         }
-        let listed = store.list(&filter)?.images;
-        let ids: HashMap<_, _> = listed.iter().map(|it| (it.digest(), it.id())).collect();
-        let pruned = {
-            let _spinner = Spinner::new("removing");
-            store.prune(&filter)?
-        };
-        if !pruned.images.is_empty() {
-            out.line("Deleted Images:")?;
-            for removed in &pruned.images {
-                let id = removed.image.and_then(|digest| ids.get(&digest).copied());
-                names::print(removed, id, "untagged", "deleted", out)?;
-            }
-            out.line("")?;
-        }
-        let bytes = human::size(pruned.collected.freed.bytes(), 4);
-        out.line(&format!("Total reclaimed space: {bytes}"))
+        prune(&store, &filter, out)
     }
+}
 
-    fn agreed(&self, out: &mut Output) -> Result<bool> {
-        let what = match self.all {
-            true => "all images without at least one container associated to them",
-            false => "all dangling images",
-        };
-        out.text(&format!(
-            "WARNING! This will remove {what}.\nAre you sure you want to continue? [y/N] "
-        ))?;
-        out.flush()?;
-        let mut answer = String::new();
-        let read = io::stdin().read_line(&mut answer);
-        read.map_err(|err| Failure::new(format!("read the answer: {err}")))?;
-        if answer.is_empty() {
-            out.line("")?;
+/// Removes these images, and tells what was freed.
+pub fn prune(store: &Store, filter: &Filter, out: &mut Output) -> Result<()> {
+    let listed = store.list(filter)?.images;
+    let ids: HashMap<_, _> = listed.iter().map(|it| (it.digest(), it.id())).collect();
+    let pruned = {
+        let _spinner = Spinner::new("removing");
+        store.prune(filter)?
+    };
+    if !pruned.images.is_empty() {
+        out.line("Deleted Images:")?;
+        for removed in &pruned.images {
+            let id = removed.image.and_then(|digest| ids.get(&digest).copied());
+            names::print(removed, id, "untagged", "deleted", out)?;
         }
-        Ok(matches!(answer.trim(), "y" | "Y"))
+        out.line("")?;
     }
+    let bytes = human::size(pruned.collected.freed.bytes(), 4);
+    out.line(&format!("Total reclaimed space: {bytes}"))
 }

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
-use coracle::ErrorKind;
 use coracle::image::{Image, Platform, Store};
+use coracle::{Engine, ErrorKind};
 
 use crate::failure::{Failure, Result};
 
@@ -51,6 +51,11 @@ impl Root {
                 Ok(Store::open(dir)?)
             }
         }
+    }
+
+    /// The engine: the containers beside the images.
+    pub fn engine(&self) -> Result<Engine> {
+        Ok(Engine::with(self.store()?)?)
     }
 
     fn named(&self) -> Option<PathBuf> {

@@ -1,19 +1,20 @@
 //! The way between a container's streams and those who look at it: packets on a socket, from this process or another.
 //!
 //! The first byte of a packet tells what it is. To the client: 1 and 2 are output, 3 how many bytes of it he has missed
-//! (little-endian, 8 bytes), 4 the end. From the client: 0 is input, 5 a size of the terminal (columns, rows), 6 the end of
+//! (little-endian, 8 bytes), 4 the end, with the status of wait(2) (4 bytes). From the client: 0 is input, 5 a size of the terminal (columns, rows), 6 the end of
 //! the input; and first of all, on a socket that was connected, 7: the id of the container,
 //! which comes back empty.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair};
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::namespaces::TerminalSize;
+use crate::namespaces::{ExitStatus, TerminalSize};
 use crate::sys;
 
 /// The most bytes of output or input in one packet.
@@ -66,6 +67,7 @@ pub enum Output {
 #[derive(Debug)]
 pub struct Attachment {
     socket: OwnedFd,
+    status: OnceLock<ExitStatus>,
 }
 
 impl Attachment {
@@ -75,11 +77,11 @@ impl Attachment {
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .context(|| "make a pair of sockets")?;
         super::supervisor::set_nonblocking(&theirs)?;
-        Ok((Self { socket: ours }, theirs))
+        Ok((Self::of(ours), theirs))
     }
 
     pub(super) fn of(socket: OwnedFd) -> Self {
-        Self { socket }
+        Self { socket, status: OnceLock::new() }
     }
 
     /// Waits for what comes next.
@@ -107,12 +109,24 @@ impl Attachment {
                 let number = buffer.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
                 Ok(Output::Lost(number))
             }
-            ENDED => Ok(Output::Ended),
+            ENDED => {
+                if let Some(status) = buffer.first_chunk() {
+                    let _ =
+                        self.status.set(ExitStatus::recorded(i32::from_le_bytes(*status), None));
+                }
+                Ok(Output::Ended)
+            }
             other => {
                 let message = format!("a packet of the unknown kind {other} came");
                 Err(Error::new(ErrorKind::Malformed, message).context(attempt()))
             }
         }
+    }
+
+    /// How the container ended, once [`Ended`](Output::Ended) has been read: even if it is removed by then. `None` if that
+    /// is not known, as when the attachment has been taken away.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        self.status.get().cloned()
     }
 
     /// [`read`](Self::read), but no longer than `timeout`: `None` if nothing has come.

@@ -163,7 +163,10 @@ impl ContainerBuilder {
         if let Some(name) = &name {
             check_name(name)?;
         }
-        let image = home.store().image(&config.image)?;
+        let image = match &config.platform {
+            Some(platform) => home.store().image_for(&config.image, &platform.parse()?)?,
+            None => home.store().image(&config.image)?,
+        };
         launch::words(&config, &image)?;
         let id = ContainerId::random()?;
         let mut identity = Identity {
@@ -194,10 +197,15 @@ impl ContainerBuilder {
 
 /// Finds what would only fail at the start.
 fn check(config: &Config) -> Result<()> {
-    if config.remove && config.restart != Restart::No {
-        return Err(Error::invalid(
-            "a container that is removed when it ends cannot be started anew",
-        ));
-    }
+    check_restart(config)?;
     launch::check(config)
+}
+
+pub(super) fn check_restart(config: &Config) -> Result<()> {
+    match config.remove && config.restart != Restart::No {
+        true => {
+            Err(Error::invalid("a container that is removed when it ends cannot be started anew"))
+        }
+        false => Ok(()),
+    }
 }

@@ -18,6 +18,8 @@ use crate::cgroups::Limits;
 pub struct Config {
     /// The image as it was named.
     pub image: String,
+    /// Of an image for several platforms, this one's (`linux/arm64`) and not the host's.
+    pub platform: Option<String>,
     /// The program, instead of the image's. An empty list takes that away.
     pub entrypoint: Option<Vec<String>>,
     /// Arguments of the entrypoint, or the whole command line, instead of the image's.

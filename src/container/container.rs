@@ -2,11 +2,12 @@
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::attach::{Attachment, REQUEST};
-use super::config::{Config, LogDriver, Resources};
+use super::builder;
+use super::config::{Config, LogDriver, Resources, Restart};
 use super::home::Home;
 use super::id::{ContainerId, check_name};
 use super::launch;
@@ -39,6 +40,8 @@ use crate::sys;
 pub struct Container {
     home: Arc<Home>,
     id: ContainerId,
+    /// How it ends that was started through this handle: there even if the container is gone by then.
+    started: Arc<Mutex<Option<Arc<OnceLock<Exit>>>>>,
 }
 
 /// How long those may take to die who were sent SIGKILL.
@@ -48,7 +51,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 impl Container {
     pub(crate) fn new(home: Arc<Home>, id: ContainerId) -> Self {
-        Self { home, id }
+        Self { home, id, started: Arc::default() }
     }
 
     pub(super) fn home(&self) -> &Arc<Home> {
@@ -85,6 +88,16 @@ impl Container {
     /// `NotFound` if it has been removed.
     pub fn image(&self) -> Result<Image> {
         launch::image_of(&self.locked()?)
+    }
+
+    /// The program that it runs and its arguments: its own, or the image's.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if it has been removed.
+    pub fn command_line(&self) -> Result<Vec<String>> {
+        let locked = self.locked()?;
+        launch::words(&locked.identity.config, &launch::image_of(&locked)?)
     }
 
     /// How it is now.
@@ -163,11 +176,14 @@ impl Container {
         let started = locked.start(supervisor.identity, terminal, |launch| {
             supervisor.launch(self, launch, clients)
         });
-        if started.is_err()
-            && let Some(running) = self.home.running_here(&self.id)
-        {
-            // It runs, and that could not be written down.
-            let _ = sys::spawn::send_signal(&*running, libc::SIGKILL);
+        // It cannot be gone yet: its end is written down under the lock.
+        if let Some(running) = self.home.running_here(&self.id) {
+            if started.is_err() {
+                // It runs, and that could not be written down.
+                let _ = sys::spawn::send_signal(&*running, libc::SIGKILL);
+            }
+            let mut exit = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+            *exit = Some(running.exit.clone());
         }
         started
     }
@@ -320,9 +336,9 @@ impl Container {
         const REFRESH: Duration = Duration::from_millis(500);
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         // Before the state is read: it may go with the container.
-        let running = self.home.running_here(&self.id);
-        let config = self.config();
-        let exit = |exit: Exit, config: &Config| Some(exit.status(config));
+        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let started = started.or_else(|| Some(self.home.running_here(&self.id)?.exit.clone()));
+        let config = self.config().unwrap_or_default();
         loop {
             match self.status() {
                 Ok(status)
@@ -338,11 +354,8 @@ impl Container {
                 }
                 Ok(_) => {}
                 Err(err) if err.kind() == ErrorKind::NotFound => {
-                    let ended = running.as_ref().and_then(|running| running.exit.get());
-                    return match (ended, &config) {
-                        (Some(ended), Ok(config)) => Ok(exit(*ended, config)),
-                        _ => Err(err),
-                    };
+                    let ended = started.as_ref().and_then(|exit| exit.get());
+                    return ended.map(|ended| Some(ended.status(&config))).ok_or(err);
                 }
                 Err(err) => return Err(err),
             }
@@ -413,6 +426,21 @@ impl Container {
         }
         locked.identity.config.resources = resources.over(&locked.identity.config.resources);
         locked.save_identity().context(attempt)
+    }
+
+    /// Changes what is done when it ends.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a policy other than [`No`](Restart::No) if it is removed when it ends.
+    pub fn set_restart(&self, policy: Restart) -> Result<()> {
+        let set = || {
+            let mut locked = self.locked()?;
+            locked.identity.config.restart = policy;
+            builder::check_restart(&locked.identity.config)?;
+            locked.save_identity()
+        };
+        set().context(|| self.says("change the restart policy of"))
     }
 
     /// Gives it another name.

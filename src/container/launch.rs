@@ -209,6 +209,9 @@ fn ulimit(text: &str) -> Result<(Resource, Rlimit)> {
 /// not do.
 pub(super) fn restrict(command: &mut Command, config: &Config, image: &Image) -> Result<()> {
     let of_image = image.config().spec().config().as_ref();
+    if config.terminal {
+        command.env("TERM", "xterm");
+    }
     let env = of_image.and_then(|it| it.env().clone()).unwrap_or_default();
     for variable in env.iter().chain(&config.env) {
         match variable.split_once('=') {

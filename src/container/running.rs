@@ -1,7 +1,7 @@
 //! A container as the process sees it that has started it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::state::Exit;
 use crate::cgroups::Cgroup;
@@ -18,7 +18,7 @@ pub(super) struct Running {
     cgroup: Option<Cgroup>,
     rootfs: Mutex<Option<Rootfs>>,
     /// How it ended: there for those who wait, even when the container is gone.
-    pub(super) exit: OnceLock<Exit>,
+    pub(super) exit: Arc<OnceLock<Exit>>,
 }
 
 impl Running {
@@ -29,7 +29,7 @@ impl Running {
         rootfs: Rootfs,
     ) -> Self {
         let (child, rootfs) = (Mutex::new(Some(child)), Mutex::new(Some(rootfs)));
-        Self { child, pidfd, cgroup, rootfs, exit: OnceLock::new() }
+        Self { child, pidfd, cgroup, rootfs, exit: Arc::default() }
     }
 
     pub(super) fn try_wait(&self) -> Result<Option<ExitStatus>> {

@@ -21,6 +21,17 @@ impl TerminalSize {
     pub const fn new(columns: u16, rows: u16) -> Self {
         Self { rows, columns }
     }
+
+    /// The present size of a terminal that is open here.
+    ///
+    /// # Errors
+    ///
+    /// ENOTTY if it is none.
+    pub fn of(terminal: impl AsFd) -> Result<Self> {
+        let (rows, columns) =
+            sys::terminal::size(terminal.as_fd()).context(|| "read the size of a terminal")?;
+        Ok(Self { rows, columns })
+    }
 }
 
 impl Default for TerminalSize {
@@ -55,9 +66,7 @@ impl Terminal {
 
     /// The present size.
     pub fn size(&self) -> Result<TerminalSize> {
-        let (rows, columns) =
-            sys::terminal::size(&self.0).context(|| "read the size of a terminal")?;
-        Ok(TerminalSize { rows, columns })
+        TerminalSize::of(&self.0)
     }
 
     /// Another handle on the same terminal, for a second thread.

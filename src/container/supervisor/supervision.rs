@@ -315,7 +315,7 @@ impl Supervision {
         };
         self.poller.remove(&*task.running);
         task.drain(&mut self.scratch, &self.poller);
-        task.end(&self.poller);
+        task.end(exit, &self.poller);
         self.record(number, exit);
     }
 

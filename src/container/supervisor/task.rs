@@ -14,6 +14,7 @@ use super::super::config::Config;
 use super::super::container::Container;
 use super::super::logs::{Batch, LogWriter, Stream};
 use super::super::running::Running;
+use super::super::state::Exit;
 use super::client::Client;
 use super::set_nonblocking;
 use super::supervision::{Poller, Token};
@@ -340,9 +341,9 @@ impl Task {
 
     /// Tells those who are attached that this was all, and has nothing watched any more: descriptors leave an epoll set by
     /// themselves only when nobody, such as a process just being made, has a copy of them.
-    pub(super) fn end(&mut self, poller: &Poller) {
+    pub(super) fn end(&mut self, exit: Exit, poller: &Poller) {
         for (_, client) in &mut self.clients {
-            client.send(ENDED, &[]);
+            client.send(ENDED, &exit.status.to_le_bytes());
             client.flush();
             poller.remove(client);
         }

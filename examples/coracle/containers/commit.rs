@@ -1,0 +1,47 @@
+//! `commit`: an image of a container.
+
+use crate::changes::{Changes, source_date};
+use crate::failure::Result;
+use crate::output::Output;
+use crate::progress::Spinner;
+use crate::root::Root;
+
+/// Make an image of what a container has changed
+///
+/// The image has one layer more than the container's. Prints its id.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  coracle commit -c 'CMD [\"cat\", \"/stamp\"]' work stamped:1")]
+pub struct Args {
+    /// The container, by name, id, or the beginning of its id
+    container: String,
+    /// The name of the image
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    name: Option<String>,
+    /// Who made it: a name, perhaps with an address
+    #[arg(short, long)]
+    author: Option<String>,
+    #[command(flatten)]
+    changes: Changes,
+}
+
+impl Args {
+    pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
+        let changes = self.changes.read()?;
+        let engine = root.engine()?;
+        let container = engine.find(&self.container)?;
+        let (image, rootfs) = (container.image()?, container.rootfs()?);
+        let name = self.name.unwrap_or_default();
+        let mut commit = engine.store().commit(&rootfs, &name).parent(&image).changes(changes);
+        if let Some(author) = self.author {
+            commit = commit.author(author);
+        }
+        if let Some(time) = source_date()? {
+            commit = commit.timestamp(time);
+        }
+        let image = {
+            let _spinner = Spinner::new("committing");
+            commit.run()?
+        };
+        out.line(&image.id().to_string())
+    }
+}

@@ -1,0 +1,94 @@
+//! Commands on containers.
+
+pub mod attach;
+pub mod commit;
+pub mod describe;
+pub mod exec;
+mod files;
+mod filter;
+pub mod info;
+mod keys;
+pub mod life;
+pub mod list;
+pub mod look;
+mod mounts;
+mod options;
+mod process;
+mod relay;
+pub mod remove;
+mod resources;
+mod restrictions;
+pub mod run;
+mod sizes;
+pub mod stats;
+mod terminal;
+pub mod update;
+pub mod volumes;
+
+use std::error::Error;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use coracle::ErrorKind;
+use coracle::container::Container;
+use coracle::namespaces::ExitStatus;
+
+use crate::failure::{Failure, Result, USAGE};
+use crate::output::Output;
+use crate::root::Root;
+
+const NO_PROGRAM: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// Does it with each container, and prints the name that was given. Goes on after a failure, and fails in the end.
+fn each(
+    root: &Root,
+    names: &[String],
+    out: &mut Output,
+    mut act: impl FnMut(Container) -> Result<()>,
+) -> Result<()> {
+    let engine = root.engine()?;
+    let mut failed = false;
+    for name in names {
+        match engine.find(name).map_err(Failure::from).and_then(&mut act) {
+            Ok(()) => out.line(name)?,
+            Err(failure) => {
+                out.flush()?;
+                failure.print();
+                failed = true;
+            }
+        }
+    }
+    if failed { Err(Failure::told()) } else { Ok(()) }
+}
+
+/// The exit status that tells how a process has ended.
+fn ended(status: &ExitStatus) -> u8 {
+    u8::try_from(status.shell_code()).unwrap_or(u8::MAX)
+}
+
+/// The exit status for a program that could not be started.
+fn unstarted(err: &coracle::Error) -> u8 {
+    let mut cause: Option<&dyn Error> = Some(err);
+    while let Some(it) = cause {
+        if it.to_string().starts_with("execute ") {
+            return if err.kind() == ErrorKind::NotFound { NOT_FOUND } else { NO_PROGRAM };
+        }
+        cause = it.source();
+    }
+    USAGE
+}
+
+/// Waits until a container is removed that goes with its end.
+fn gone(container: &Container) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match container.status() {
+            Err(err) if err.kind() == ErrorKind::NotFound => return Ok(()),
+            // Whoever asks next finds out.
+            _ if Instant::now() > until => return Ok(()),
+            _ => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What `run` and `create` have in common: the image, and all that a container can be.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use coracle::Engine;
+use coracle::container::{Config, Container};
+use coracle::image::{Platform, Reference};
+
+use super::process::Process;
+use super::resources::Limits;
+use super::restrictions::Restrictions;
+use crate::failure::{Failure, Result};
+use crate::output::note;
+use crate::pull::Fetch;
+use crate::registries::Registries;
+use crate::root::Root;
+use crate::transfers::Say;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Its name, which must be free; by default one is made up
+    #[arg(long)]
+    name: Option<String>,
+    /// Write its id to this file, which must not be there yet
+    #[arg(long, value_name = "FILE")]
+    cidfile: Option<PathBuf>,
+    /// Fetch the image from a registry: if it is not here, in any case, or never
+    #[arg(long, value_enum, default_value = "missing", value_name = "WHEN")]
+    pull: When,
+    /// Of an image for several platforms, this one's
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+    #[command(flatten)]
+    pub process: Process,
+    #[command(flatten)]
+    limits: Limits,
+    #[command(flatten)]
+    restrictions: Restrictions,
+    /// Print this
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+    /// The image, by name, id or digest
+    image: String,
+    /// The command and its arguments, instead of the image's
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum When {
+    Missing,
+    Always,
+    Never,
+}
+
+impl Options {
+    /// Fetches the image if need be, and makes the container, after what more there is to set.
+    pub fn create(
+        self,
+        root: &Root,
+        registries: &Registries,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Container> {
+        let engine = self.engine(root, registries)?;
+        let mut config = Config::default();
+        config.resources = self.limits.resources()?;
+        self.restrictions.apply(&mut config)?;
+        self.process.apply(&engine, &mut config)?;
+        config.image = self.image;
+        config.platform = self.platform.map(|platform| platform.to_string());
+        config.command = self.command;
+        change(&mut config);
+        let mut builder = engine.container_of(config);
+        if let Some(name) = self.name {
+            builder = builder.name(name);
+        }
+        let Some(path) = &self.cidfile else { return Ok(builder.create()?) };
+        let mut file = OpenOptions::new().write(true).create_new(true).open(path);
+        let file = file.as_mut().map_err(|err| cidfile(path, err))?;
+        let made = builder.create().map_err(Failure::from);
+        let written = made.and_then(|container| {
+            file.write_all(container.id().as_str().as_bytes())
+                .map_err(|err| cidfile(path, &err))
+                .map(|()| container)
+        });
+        if written.is_err() {
+            let _ = std::fs::remove_file(path);
+        }
+        written
+    }
+
+    /// The engine, with the image in it. That it is fetched is told on standard error: the output is the command's.
+    fn engine(&self, root: &Root, registries: &Registries) -> Result<Engine> {
+        match self.pull {
+            When::Never => return root.engine(),
+            When::Missing => match root.image(&self.image, self.platform.as_ref()) {
+                Err(failure) if failure.is_not_found() => {}
+                found => return found.and_then(|_| root.engine()),
+            },
+            When::Always => {}
+        }
+        let reference: Reference = self.image.parse()?;
+        if self.pull == When::Missing {
+            note(&format!("Unable to find image '{}' locally", reference.familiar()));
+        }
+        let registry = registries.client(reference.registry())?;
+        let (store, platform) = (root.store_to_fill()?, self.platform.clone());
+        let fetch = Fetch { registry, store, platform, quiet: false };
+        let say: Say = &mut |line| {
+            note(line);
+            Ok(())
+        };
+        let (_, newer) = fetch.run(&reference, say)?;
+        say(&Fetch::status(&reference.familiar(), newer))?;
+        root.engine()
+    }
+}
+
+fn cidfile(path: &Path, err: &std::io::Error) -> Failure {
+    let failure = Failure::new(format!("write the id to {}: {err}", path.display()));
+    match err.kind() {
+        std::io::ErrorKind::AlreadyExists => failure
+            .with_hint("another container may be known by it: remove that, and then the file"),
+        _ => failure,
+    }
+}

@@ -1,0 +1,103 @@
+//! `rm` and `container prune`.
+
+use coracle::container::{Container, Phase};
+
+use super::each;
+use super::list::all;
+use crate::failure::{Failure, Result};
+use crate::filter::{Condition, moment};
+use crate::output::Output;
+use crate::prompt;
+use crate::root::Root;
+
+/// Remove containers, with all that they have written
+///
+/// Volumes that have no name go with them.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Kill those that run, and do not fail if one is missing
+    #[arg(short, long)]
+    force: bool,
+    /// Remove volumes without a name too, as is done in any case
+    #[arg(short, long)]
+    volumes: bool,
+    /// Containers, by name, id, or the beginning of an id
+    #[arg(value_name = "CONTAINER", required = true)]
+    containers: Vec<String>,
+}
+
+impl Args {
+    pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
+        if !self.force {
+            return each(root, &self.containers, out, |container| Ok(container.remove()?));
+        }
+        let engine = root.engine()?;
+        let (found, missing): (Vec<_>, Vec<_>) =
+            self.containers.into_iter().partition(|name| engine.find(name).is_ok());
+        for name in missing {
+            out.flush()?;
+            Failure::new(format!("no such container: {name}")).print();
+        }
+        each(root, &found, out, |container| Ok(container.remove_forced()?))
+    }
+}
+
+/// Remove all containers that do not run
+#[derive(clap::Args)]
+#[command(after_help = "Filters: label=KEY[=VALUE], label!=KEY[=VALUE], until=TIME")]
+pub struct PruneArgs {
+    /// Only containers that meet this condition
+    #[arg(long, value_name = "NAME=VALUE", value_parser = Condition::parse)]
+    filter: Vec<Condition>,
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+}
+
+impl PruneArgs {
+    pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
+        let question = "WARNING! This will remove all stopped containers.";
+        if !self.force && !prompt::agreed(question, out)? {
+            return Ok(());
+        }
+        prune(root, &self.filter, out)
+    }
+}
+
+/// Removes those that do not run, and prints their ids.
+pub fn prune(root: &Root, filter: &[Condition], out: &mut Output) -> Result<()> {
+    let (mut seen, _) = all(&root.engine()?)?;
+    for condition in filter {
+        let (name, value) = condition.parts();
+        let (key, wanted) = value.split_once('=').map_or((value, None), |(k, v)| (k, Some(v)));
+        match name {
+            "label" | "label!" => seen.retain(|it| {
+                let found = it.config.labels.get(key);
+                let has = found.is_some_and(|found| wanted.is_none_or(|wanted| wanted == found));
+                has == (name == "label")
+            }),
+            "until" => {
+                let until = moment(value)
+                    .ok_or_else(|| Failure::new(format!("invalid filter '{name}={value}'")))?;
+                seen.retain(|it| it.status.created < until);
+            }
+            _ => return Err(Failure::new(format!("invalid filter '{name}'"))),
+        }
+    }
+    let ends = |phase| matches!(phase, Phase::Created | Phase::Exited);
+    let dead: Vec<Container> =
+        seen.into_iter().filter(|it| ends(it.status.phase)).map(|it| it.container).collect();
+    if dead.is_empty() {
+        return Ok(());
+    }
+    out.line("Deleted Containers:")?;
+    for container in dead {
+        let id = container.id().clone();
+        match container.remove() {
+            Ok(()) => out.line(id.as_str())?,
+            // Started or removed by somebody else meanwhile.
+            Err(err) => Failure::from(err).print(),
+        }
+    }
+    out.line("")
+}
