@@ -12,11 +12,25 @@ mod archives;
 mod changes;
 mod containers;
 mod docker;
+mod life;
 mod lists;
+mod options;
 mod proxies;
 mod registries;
 mod remote;
+mod terminal;
 mod usage;
+mod volumes;
+
+/// The parts of the example that read options, with tests of their own.
+#[path = "../../examples/coracle/containers"]
+#[allow(dead_code, reason = "the example uses it")]
+mod parsers {
+    mod files;
+    mod keys;
+    mod mounts;
+    mod sizes;
+}
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

@@ -69,6 +69,9 @@ fn ended(status: &ExitStatus) -> u8 {
 
 /// The exit status for a program that could not be started.
 fn unstarted(err: &coracle::Error) -> u8 {
+    if err.kind() == ErrorKind::InvalidState {
+        return USAGE;
+    }
     let mut cause: Option<&dyn Error> = Some(err);
     while let Some(it) = cause {
         if it.to_string().starts_with("execute ") {

@@ -11,7 +11,7 @@ use coracle::image::{Platform, Reference};
 use super::process::Process;
 use super::resources::Limits;
 use super::restrictions::Restrictions;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, USAGE};
 use crate::output::note;
 use crate::pull::Fetch;
 use crate::registries::Registries;
@@ -41,11 +41,15 @@ pub struct Options {
     /// Print this
     #[arg(long, action = clap::ArgAction::Help)]
     help: Option<bool>,
-    /// The image, by name, id or digest
-    image: String,
-    /// The command and its arguments, instead of the image's
-    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    /// The image, by name, id or digest, and the command with its arguments instead of the image's
+    // One list: whatever follows the image is the command's, even if it is an option of ours.
+    #[arg(
+        value_name = "IMAGE [COMMAND]",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    words: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -63,14 +67,19 @@ impl Options {
         registries: &Registries,
         change: impl FnOnce(&mut Config),
     ) -> Result<Container> {
-        let engine = self.engine(root, registries)?;
+        let (image, command) = self.words.split_first().ok_or_else(|| Failure::new("no image"))?;
+        if image.starts_with('-') {
+            let message = format!("unknown flag: {image}");
+            return Err(Failure::with_status(USAGE, message).with_hint("see --help"));
+        }
+        let engine = self.engine(image, root, registries)?;
         let mut config = Config::default();
         config.resources = self.limits.resources()?;
         self.restrictions.apply(&mut config)?;
         self.process.apply(&engine, &mut config)?;
-        config.image = self.image;
+        config.image.clone_from(image);
         config.platform = self.platform.map(|platform| platform.to_string());
-        config.command = self.command;
+        config.command = command.to_vec();
         change(&mut config);
         let mut builder = engine.container_of(config);
         if let Some(name) = self.name {
@@ -92,16 +101,16 @@ impl Options {
     }
 
     /// The engine, with the image in it. That it is fetched is told on standard error: the output is the command's.
-    fn engine(&self, root: &Root, registries: &Registries) -> Result<Engine> {
+    fn engine(&self, image: &str, root: &Root, registries: &Registries) -> Result<Engine> {
         match self.pull {
             When::Never => return root.engine(),
-            When::Missing => match root.image(&self.image, self.platform.as_ref()) {
+            When::Missing => match root.image(image, self.platform.as_ref()) {
                 Err(failure) if failure.is_not_found() => {}
                 found => return found.and_then(|_| root.engine()),
             },
             When::Always => {}
         }
-        let reference: Reference = self.image.parse()?;
+        let reference: Reference = image.parse()?;
         if self.pull == When::Missing {
             note(&format!("Unable to find image '{}' locally", reference.familiar()));
         }

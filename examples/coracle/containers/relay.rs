@@ -146,7 +146,12 @@ impl Relay {
         let mut stderr = self.stderr.then(|| own(io::stderr().as_fd())).transpose()?;
         for event in events {
             let (stream, bytes) = match event {
-                Event::Detached => return Ok(End::Detached),
+                Event::Detached => {
+                    drop(raw);
+                    // What comes next does not begin behind its prompt.
+                    note("");
+                    return Ok(End::Detached);
+                }
                 Event::Signal(number) => {
                     drop(raw);
                     let code = u8::try_from(128 + number).unwrap_or(u8::MAX);

@@ -15,7 +15,7 @@ pub struct Limits {
     #[arg(long, value_name = "SIZE", value_parser = sizes::bytes)]
     memory_reservation: Option<u64>,
     /// Memory and swap space together; -1 for no limit
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, requires = "memory", value_parser = sizes::bytes_or_unlimited)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = sizes::bytes_or_unlimited)]
     memory_swap: Option<u64>,
     /// How many cpus' worth of time: 0.5 is half of one
     #[arg(long, value_name = "NUMBER")]
@@ -49,6 +49,10 @@ impl Limits {
         resources.memory = self.memory;
         resources.memory_low = self.memory_reservation;
         resources.swap = match (self.memory_swap, self.memory) {
+            (Some(_), None) => {
+                let message = "--memory-swap needs --memory, which it includes";
+                return Err(Failure::with_status(USAGE, message));
+            }
             (Some(u64::MAX), _) => Some(u64::MAX),
             (Some(both), Some(memory)) => Some(both.checked_sub(memory).ok_or_else(|| {
                 Failure::with_status(

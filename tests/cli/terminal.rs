@@ -1,0 +1,149 @@
+//! Containers on a real terminal, which tmux plays.
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::common::{self, Missing, require};
+use crate::life::Scene;
+use crate::{lines, program, run};
+
+/// A terminal with a shell of the host on it.
+struct Tmux {
+    socket: String,
+}
+
+impl Tmux {
+    fn start(scene: &Scene) -> Result<Self, Missing> {
+        common::program("tmux")?;
+        let tmux = Self { socket: scene.dir.join("tmux").display().to_string() };
+        let root = format!("CORACLE_ROOT={}", scene.store.path().display());
+        let size = ["-x", "100", "-y", "30"];
+        let shell = "exec env PS1='host> ' sh";
+        tmux.run(
+            &[&["-f", "/dev/null", "new-session", "-d", "-e", &root], &size[..], &[shell]].concat(),
+        );
+        tmux.shows("host>");
+        Ok(tmux)
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new("tmux");
+        command.args(["-S", &self.socket]).args(arguments).env_remove("TMUX").env("TERM", "xterm");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Types this and the return key.
+    fn types(&self, line: &str) {
+        self.run(&["send-keys", "-l", line]);
+        self.key("Enter");
+    }
+
+    fn key(&self, name: &str) {
+        self.run(&["send-keys", name]);
+    }
+
+    /// Runs the command line tool.
+    fn coracle(&self, arguments: &str) {
+        self.types(&format!("clear; {} {arguments}", program().display()));
+    }
+
+    fn screen(&self) -> String {
+        self.run(&["capture-pane", "-p", "-J"])
+    }
+
+    /// Waits until a line of the screen is this.
+    fn shows(&self, line: &str) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !self.screen().lines().any(|it| it.trim_end() == line) {
+            assert!(Instant::now() < end, "{line:?} does not come: {}", self.screen());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Tmux {
+    fn drop(&mut self) {
+        let mut command = Command::new("tmux");
+        let _ = command.args(["-S", &self.socket, "kill-server"]).output();
+    }
+}
+
+#[test]
+fn a_shell_in_a_container_has_a_terminal_of_the_windows_size() {
+    let scene = require!(Scene::new("cli-tty"));
+    let tmux = require!(Tmux::start(&scene));
+    tmux.coracle("run -it --rm -e PS1='box> ' busybox:1 sh");
+    tmux.shows("box>");
+    tmux.types("echo $TERM $(stty size) $((40 + 2))");
+    tmux.shows("xterm 30 100 42");
+    tmux.run(&["resize-window", "-x", "90", "-y", "20"]);
+    tmux.types("until stty size | busybox grep 90; do sleep 0.05; done");
+    tmux.shows("20 90");
+    // Its interrupt, not ours.
+    tmux.types("echo begun; sleep 1000");
+    tmux.shows("begun");
+    tmux.key("C-c");
+    tmux.types("echo still $((1 + 1))");
+    tmux.shows("still 2");
+    tmux.types("exit 5");
+    tmux.shows("host>");
+    // The terminal of the host is what it was: it echoes, and has line ends.
+    tmux.types("echo status $?; stty -a | grep -c ' echo '");
+    tmux.shows("status 5");
+    tmux.shows("1");
+    assert_eq!(lines(&scene.store, &["ps", "-aq"]), [""; 0]);
+}
+
+#[test]
+fn the_keys_leave_a_container_running_and_attach_comes_back() {
+    let scene = require!(Scene::new("cli-detach"));
+    let tmux = require!(Tmux::start(&scene));
+    tmux.coracle("run -it --name work -e PS1='box> ' busybox:1 sh");
+    tmux.shows("box>");
+    tmux.types("X=kept");
+    // A beginning that is none is handed on: the shell's line editor takes the line before.
+    tmux.run(&["send-keys", "C-p", "C-u"]);
+    tmux.run(&["send-keys", "C-p", "C-q"]);
+    tmux.shows("host>");
+    tmux.types("echo left with $?");
+    tmux.shows("left with 0");
+    assert_eq!(scene.picked("work", "{{.State.Running}}"), "true");
+    tmux.coracle("attach --detach-keys ctrl-x,x work");
+    tmux.shows("box>");
+    tmux.types("echo X is $X");
+    tmux.shows("X is kept");
+    tmux.run(&["send-keys", "C-x", "x"]);
+    tmux.types("clear; echo back $((2 + 3))");
+    tmux.shows("back 5");
+    // Another process on a terminal, beside the first.
+    tmux.coracle("exec -it -e PS1='exec> ' work sh");
+    tmux.shows("exec>");
+    tmux.types("echo $(stty size) $TERM");
+    tmux.shows("30 100 xterm");
+    tmux.types("exit 3");
+    tmux.types("echo exec ended with $?");
+    tmux.shows("exec ended with 3");
+    assert_eq!(run(&scene.store, &["rm", "-f", "work"]).status, 0);
+}
+
+#[test]
+fn a_terminal_is_set_right_when_this_program_is_killed() {
+    let scene = require!(Scene::new("cli-tty-killed"));
+    let tmux = require!(Tmux::start(&scene));
+    tmux.coracle("run -it --name work -e PS1='box> ' busybox:1 sh");
+    tmux.shows("box>");
+    let pane: i32 = tmux.run(&["display-message", "-p", "#{pane_pid}"]).trim().parse().unwrap();
+    let path = format!("/proc/{pane}/task/{pane}/children");
+    let children = std::fs::read_to_string(path).unwrap();
+    let pid = children.split_whitespace().next().unwrap().parse().unwrap();
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    tmux.types("");
+    tmux.types("clear; echo status $?; stty -a | grep -c ' echo '");
+    tmux.shows("1");
+    // It has a process of its own that looks after it.
+    assert_eq!(scene.picked("work", "{{.State.Running}}"), "true");
+}
