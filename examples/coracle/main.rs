@@ -67,13 +67,17 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 Examples:
+  coracle run -it --rm debian:12                a shell in a container; ctrl-p ctrl-q leaves it running
+  coracle run -d --name web nginx:1             one in the background
+  coracle ps -a                                 what there is, and how it ended
+  coracle exec -it web sh                       another command in it
+  coracle stop web && coracle rm web
   coracle pull debian:12                        fetch an image from a registry
   docker save app:1 | coracle load              or from docker, or from an archive
   coracle images --tree                         what there is, and what was made of what
   coracle history app:1                         how an image came about
   coracle inspect -f '{{json .Config}}' app:1   what it runs
   coracle tag app:1 app:stable
-  coracle run --rm app:1                        run it, and forget what it writes
   coracle push registry.example/team/app:1      send one to a registry
   coracle rmi app:1
   coracle system df                             what takes the space
@@ -84,6 +88,8 @@ Exit status:
   0     all went well
   1     something failed: a line on stderr tells what, often with a hint
   64    the template of inspect makes no sense
+  126   the command is no program (run, exec)
+  127   the command was not found (run, exec)
   125   an option makes no sense, or a command could not be run
   141   whoever read the output went away";
 

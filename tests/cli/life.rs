@@ -144,7 +144,7 @@ fn streams_go_through_a_container_that_is_attached_to() {
     let ran = run(store, &only);
     assert_eq!((&*ran.out, &*ran.err, ran.status), ("out\n", "", 0));
     // A megabyte there and back.
-    let large = scene.dir.file("large", &"0123456789abcdef".repeat(1 << 16));
+    let large = scene.dir.file("large", "0123456789abcdef".repeat(1 << 16));
     let mut cat = command(&["run", "--rm", "-i", "busybox:1", "cat"]);
     let cat = cat.env("CORACLE_ROOT", store.path()).stdin(std::fs::File::open(&large).unwrap());
     assert!(finish(cat).out == std::fs::read_to_string(large).unwrap());

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use coracle::ErrorKind;
-use coracle::container::{Container, Phase, Restart};
+use coracle::container::{Container, Output, Phase, Restart};
 use coracle::image::ConfigChanges;
-use coracle::namespaces::Signal;
+use coracle::namespaces::{Signal, TerminalSize};
 
 use crate::common::{alone, audit, require};
 use crate::scene;
@@ -253,4 +253,24 @@ fn what_it_has_written_becomes_an_image_whoever_runs_it() {
         assert!(root.join("d").is_dir() && !root.join("data/of-the-image").exists());
     });
     container.remove_forced().unwrap();
+}
+
+#[test]
+fn the_end_of_a_container_that_is_gone_is_known_to_who_started_it() {
+    let scene = require!(scene("container-gone"));
+    for code in 0..20_i32 {
+        let script = format!("exit {code}");
+        let builder = scene.engine.container("box").command(["sh", "-c", &script]).remove_on_exit();
+        let container = builder.start().unwrap();
+        assert_eq!(container.wait().unwrap().code(), Some(code));
+    }
+    let container = scene.engine.container("box").command(["false"]).remove_on_exit();
+    let container = container.create().unwrap();
+    assert_eq!(container.command_line().unwrap(), ["false"]);
+    let refused = container.set_restart(Restart::Always).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    let attachment = container.start_attached(TerminalSize::default()).unwrap();
+    assert_eq!(attachment.exit_status(), None);
+    while attachment.read().unwrap() != Output::Ended {}
+    assert_eq!(attachment.exit_status().unwrap().code(), Some(1));
 }

@@ -73,11 +73,12 @@ impl Args {
             if self.latest { Some(1) } else { self.last.and_then(|n| usize::try_from(n).ok()) };
         match last {
             Some(last) => seen.truncate(last),
-            None if self.all || self.filter.iter().any(|it| it.is("status") || it.is("exited")) => {
-            }
-            None => {
-                seen.retain(|it| it.status.phase.is_alive() || it.status.phase == Phase::Restarting)
-            }
+            // Who asks for a state means all that are in it.
+            None if self.filter.iter().any(|it| it.is("status") || it.is("exited")) => {}
+            None => seen.retain(|it| {
+                let phase = it.status.phase;
+                self.all || phase.is_alive() || phase == Phase::Restarting
+            }),
         }
         let rows = seen.iter().map(|it| row(it, self.no_trunc)).collect();
         let format = if self.quiet { Some("{{.ID}}") } else { self.format.as_deref() };
