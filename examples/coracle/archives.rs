@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use coracle::image::{Reference, Store};
-use coracle::layers::Pack;
 use coracle::{Engine, ErrorKind};
 use tempfile::NamedTempFile;
 
@@ -104,9 +103,8 @@ impl ExportArgs {
             other => Some(other?),
         };
         if let Some(container) = container {
-            let rootfs = container.rootfs()?;
             return write_archive(self.output.as_deref(), |file| {
-                Pack::new().rootfs(&rootfs, Bytes::new("exporting", None, file)).map(drop)
+                container.export(Bytes::new("exporting", None, file))
             });
         }
         let image = store.image(&self.name)?;

@@ -42,7 +42,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use containers::{
-    attach, commit, exec, info, life, list, look, remove, run, stats, update, volumes,
+    attach, commit, exec, info, life, list, logs, look, remove, run, stats, update, volumes,
 };
 use failure::{Failure, Result, USAGE};
 use output::Output;
@@ -158,6 +158,7 @@ enum Same {
     Kill(life::KillArgs),
     Attach(attach::AttachArgs),
     Exec(exec::Args),
+    Logs(logs::Args),
     Top(look::TopArgs),
     Stats(stats::Args),
     Port(look::PortArgs),
@@ -214,6 +215,7 @@ impl Same {
             Self::Kill(args) => args.run(root, out),
             Self::Attach(args) => args.run(root),
             Self::Exec(args) => args.run(root),
+            Self::Logs(args) => args.run(root),
             Self::Top(args) => args.run(root, out),
             Self::Stats(args) => args.run(root, out),
             Self::Port(args) => args.run(root),

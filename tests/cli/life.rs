@@ -173,6 +173,49 @@ fn streams_go_through_a_container_that_is_attached_to() {
 }
 
 #[test]
+fn logs_tell_what_was_written_where_and_when() {
+    let scene = require!(Scene::new("cli-logs"));
+    let store = &scene.store;
+    let script =
+        "echo one; echo two >&2; echo three; until [ -e /go ]; do sleep 0.02; done; echo -n last";
+    scene.detached(&["--name", "work", "--log-driver", "json-file"], script);
+    let mut follow = command(&["logs", "-f", "work"]);
+    follow.env("CORACLE_ROOT", store.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let follow = follow.spawn().unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    while run(store, &["logs", "work"]).out != "one\nthree\n" {
+        assert!(Instant::now() < end, "{:?}", run(store, &["logs", "work"]));
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(run(store, &["logs", "work"]).err, "two\n");
+    assert_eq!(run(store, &["exec", "work", "sh", "-c", ": > /go"]).status, 0);
+    let followed = follow.wait_with_output().unwrap();
+    assert_eq!(
+        (&followed.stdout[..], &followed.stderr[..]),
+        (&b"one\nthree\nlast"[..], &b"two\n"[..])
+    );
+    let logs = |options: &[&str]| {
+        let ran = run(store, &[&["logs"], options, &["work"]].concat());
+        (ran.out, ran.err)
+    };
+    assert_eq!(logs(&["-n", "1"]), ("last".into(), String::new()));
+    assert_eq!(logs(&["--tail=0", "--since", "1h"]), (String::new(), String::new()));
+    assert_eq!(logs(&["--since", "1h", "--until", "2h"]), (String::new(), String::new()));
+    assert_eq!(logs(&["--tail=all", "--since", "1h"]), ("one\nthree\nlast".into(), "two\n".into()));
+    let timed = logs(&["-t"]).1;
+    let (time, rest) = timed.split_once(' ').unwrap();
+    assert!(time.starts_with("20") && time.ends_with('Z') && rest == "two\n", "{timed}");
+    fails(store, &["logs", "nobody"], 1, &["no such container: nobody"]);
+    fails(store, &["logs", "--since", "soon", "work"], 1, &["is no time"]);
+    fails(store, &["logs", "--tail", "few", "work"], 125, &["number of lines"]);
+    assert_eq!(
+        run(store, &["run", "--name", "mute", "--log-driver", "none", "busybox:1", "true"]).status,
+        0
+    );
+    fails(store, &["logs", "mute"], 1, &["log"]);
+}
+
+#[test]
 fn containers_are_picked_by_filters_and_counts() {
     let scene = require!(Scene::new("cli-ps"));
     let store = &scene.store;

@@ -20,6 +20,9 @@ pub struct Args {
     /// Who made it: a name, perhaps with an address
     #[arg(short, long)]
     author: Option<String>,
+    /// Let its processes stand still meanwhile
+    #[arg(short, long, default_value_t = true, default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set, value_name = "true|false")]
+    pause: bool,
     #[command(flatten)]
     changes: Changes,
 }
@@ -40,7 +43,13 @@ impl Args {
         }
         let image = {
             let _spinner = Spinner::new("committing");
-            commit.run()?
+            // It may not run, or have nothing to hold it in.
+            let still = self.pause && container.pause().is_ok();
+            let image = commit.run();
+            if still {
+                container.unpause()?;
+            }
+            image?
         };
         out.line(&image.id().to_string())
     }

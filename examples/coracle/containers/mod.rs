@@ -10,6 +10,7 @@ pub mod info;
 mod keys;
 pub mod life;
 pub mod list;
+pub mod logs;
 pub mod look;
 mod mounts;
 mod options;
