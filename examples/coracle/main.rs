@@ -153,8 +153,10 @@ enum Same {
     Run(Box<run::RunArgs>),
     Create(Box<run::CreateArgs>),
     Start(attach::StartArgs),
+    /// Ask containers to end, by SIGTERM or what they have in its place, and kill those that do not
     Stop(life::StopArgs),
-    Restart(life::RestartArgs),
+    /// Stop containers that run, and start them again, in the background
+    Restart(life::StopArgs),
     Kill(life::KillArgs),
     Attach(attach::AttachArgs),
     Exec(exec::Args),
@@ -210,8 +212,8 @@ impl Same {
             Self::Run(args) => args.run(root, registries, out),
             Self::Create(args) => args.run(root, registries, out),
             Self::Start(args) => args.run(root, out),
-            Self::Stop(args) => args.run(root, out),
-            Self::Restart(args) => args.run(root, out),
+            Self::Stop(args) => args.stop(root, out),
+            Self::Restart(args) => args.restart(root, out),
             Self::Kill(args) => args.run(root, out),
             Self::Attach(args) => args.run(root),
             Self::Exec(args) => args.run(root),

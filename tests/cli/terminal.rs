@@ -124,6 +124,7 @@ fn the_keys_leave_a_container_running_and_attach_comes_back() {
     tmux.types("echo $(stty size) $TERM");
     tmux.shows("30 100 xterm");
     tmux.types("exit 3");
+    tmux.shows("host>");
     tmux.types("echo exec ended with $?");
     tmux.shows("exec ended with 3");
     assert_eq!(run(&scene.store, &["rm", "-f", "work"]).status, 0);
@@ -141,7 +142,7 @@ fn a_terminal_is_set_right_when_this_program_is_killed() {
     let pid = children.split_whitespace().next().unwrap().parse().unwrap();
     let pid = nix::unistd::Pid::from_raw(pid);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    tmux.types("");
+    tmux.shows("box> host>");
     tmux.types("clear; echo status $?; stty -a | grep -c ' echo '");
     tmux.shows("1");
     // It has a process of its own that looks after it.

@@ -9,28 +9,9 @@ use crate::failure::{Failure, Result};
 use crate::output::Output;
 use crate::root::Root;
 
-/// Ask containers to end, and kill those that do not
-///
-/// Each gets its stop signal, SIGTERM by default.
+/// Containers, and how long they get to end.
 #[derive(clap::Args)]
 pub struct StopArgs {
-    /// Seconds that each gets to end by itself; by default 10, or what --stop-timeout said. -1: for ever
-    #[arg(
-        short,
-        long,
-        visible_alias = "timeout",
-        value_name = "SECONDS",
-        allow_hyphen_values = true
-    )]
-    time: Option<i64>,
-    /// Containers, by name, id, or the beginning of an id
-    #[arg(value_name = "CONTAINER", required = true)]
-    containers: Vec<String>,
-}
-
-/// Stop containers that run, and start them again, in the background
-#[derive(clap::Args)]
-pub struct RestartArgs {
     /// Seconds that each gets to end by itself; by default 10, or what --stop-timeout said. -1: for ever
     #[arg(
         short,
@@ -51,14 +32,14 @@ fn grace(seconds: Option<i64>) -> Option<Duration> {
 }
 
 impl StopArgs {
-    pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
+    /// `stop`.
+    pub fn stop(self, root: &Root, out: &mut Output) -> Result<()> {
         let grace = grace(self.time);
         each(root, &self.containers, out, |container| Ok(container.stop(grace)?))
     }
-}
 
-impl RestartArgs {
-    pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
+    /// `restart`, in the background.
+    pub fn restart(self, root: &Root, out: &mut Output) -> Result<()> {
         let grace = grace(self.time);
         each(root, &self.containers, out, |container| {
             container.stop(grace)?;
