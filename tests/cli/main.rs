@@ -12,6 +12,7 @@ mod archives;
 mod changes;
 mod containers;
 mod docker;
+mod docker_containers;
 mod life;
 mod lists;
 mod options;
