@@ -116,6 +116,8 @@ fn the_keys_leave_a_container_running_and_attach_comes_back() {
     tmux.types("echo X is $X");
     tmux.shows("X is kept");
     tmux.run(&["send-keys", "C-x", "x"]);
+    // What is typed before that is read by the one that is about to end.
+    tmux.shows("host>");
     tmux.types("clear; echo back $((2 + 3))");
     tmux.shows("back 5");
     // Another process on a terminal, beside the first.
