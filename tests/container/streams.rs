@@ -178,3 +178,17 @@ fn what_it_writes_is_kept_and_can_be_followed() {
     assert_eq!(container.logs().unwrap_err().kind(), ErrorKind::Unsupported);
     container.remove().unwrap();
 }
+
+#[test]
+fn who_reads_slowly_gets_everything_that_was_written_before_the_end() {
+    let scene = require!(scene("container-slow"));
+    let container = scene.engine.container("box").command(["seq", "1", "150000"]).create().unwrap();
+    let attachment = container.start_attached(TerminalSize::default()).unwrap();
+    // It ends while most of it waits here.
+    assert!(container.wait().unwrap().success());
+    std::thread::sleep(Duration::from_millis(200));
+    let (out, _) = all(&attachment);
+    assert!(out.ends_with("\n150000\n") && out.lines().count() == 150_000, "{}", out.len());
+    assert!(attachment.exit_status().unwrap().success());
+    container.remove().unwrap();
+}

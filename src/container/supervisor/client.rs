@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
-use super::super::attach::{LARGEST, LOST, send_packet};
+use super::super::attach::{LARGEST, LOST, STDERR, STDOUT, send_packet};
 
 /// What may wait for him, in bytes, before the container has to.
 const PATIENCE: usize = 1 << 20;
@@ -63,7 +63,7 @@ impl Client {
         if self.gone {
             return;
         }
-        if self.lagging && !bytes.is_empty() {
+        if self.lagging && matches!(kind, STDOUT | STDERR) {
             self.lost += bytes.len() as u64;
             return;
         }

@@ -29,6 +29,8 @@ use crate::namespaces::TerminalSize;
 
 /// How long a container waits for somebody who is attached and does not read.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one who is attached may take for the rest when it has ended: a pager, perhaps, that somebody reads.
+const FAREWELL: Duration = Duration::from_secs(600);
 /// How soon a lock that another process holds is tried again.
 const RETRY: Duration = Duration::from_millis(2);
 /// The first pause before a container is started anew; each further one is twice as long.
@@ -108,6 +110,8 @@ enum Alarm {
     Record(u32, Exit),
     /// It has waited long enough for those who are attached.
     Unchoke(u32),
+    /// A client has had long enough to take the rest.
+    Leave(u32),
     /// It is to be started anew.
     Restart(Container, u32),
 }
@@ -125,6 +129,8 @@ pub(in crate::container) struct Supervision {
     tasks: HashMap<u32, Task>,
     /// Those who have knocked and not said yet what they want.
     callers: HashMap<u32, Client>,
+    /// Those who have not taken yet all that an ended container has written.
+    leaving: HashMap<u32, Client>,
     alarms: BTreeMap<(Instant, u64), Alarm>,
     next: u32,
     next_alarm: u64,
@@ -143,6 +149,7 @@ impl Supervision {
             poller,
             tasks: HashMap::new(),
             callers: HashMap::new(),
+            leaving: HashMap::new(),
             alarms: BTreeMap::new(),
             next: 0,
             next_alarm: 0,
@@ -157,9 +164,13 @@ impl Supervision {
 
     /// Until there is no container any more to look after.
     pub(in crate::container) fn run_until_idle(mut self) {
-        while (!self.tasks.is_empty() || self.alarms.values().any(Alarm::is_for_a_container))
-            && self.turn()
-        {}
+        while self.is_needed() && self.turn() {}
+    }
+
+    fn is_needed(&self) -> bool {
+        !self.tasks.is_empty()
+            || !self.leaving.is_empty()
+            || self.alarms.values().any(Alarm::is_for_a_container)
     }
 
     /// Waits for something to happen, and sees to it. False: it is to end.
@@ -182,6 +193,7 @@ impl Supervision {
                 }
                 DOOR => self.answer_the_door(),
                 Token { task: 0, slot: Slot::Client(number) } => self.listen_to(number),
+                Token { task: 0, slot: Slot::Guest(number) } => self.go_on_seeing_off(number),
                 _ => self.ready(token, event.events()),
             }
         }
@@ -215,6 +227,7 @@ impl Supervision {
                         task.unchoke(&self.poller);
                     }
                 }
+                Alarm::Leave(number) => self.leave(number),
                 Alarm::Restart(container, restarts) => self.restart(&container, restarts),
             }
         }
@@ -315,7 +328,9 @@ impl Supervision {
         };
         self.poller.remove(&*task.running);
         task.drain(&mut self.scratch, &self.poller);
-        task.end(exit, &self.poller);
+        for client in task.end(exit, &self.poller) {
+            self.see_off(client);
+        }
         self.record(number, exit);
     }
 
@@ -413,12 +428,42 @@ impl Supervision {
         locked.start(identity, terminal, |launch| self.start(container, launch, clients))
     }
 
+    /// Has a client take the rest of what was written by a container that has ended.
+    fn see_off(&mut self, client: Client) {
+        let number = self.number();
+        let token = Token { task: 0, slot: Slot::Guest(number) };
+        if self.poller.add(&client, EpollFlags::EPOLLOUT, token).is_ok() {
+            self.leaving.insert(number, client);
+            self.alarm(FAREWELL, Alarm::Leave(number));
+        }
+    }
+
+    fn go_on_seeing_off(&mut self, number: u32) {
+        let Some(client) = self.leaving.get_mut(&number) else { return };
+        client.flush();
+        if client.gone || !client.is_behind() {
+            self.leave(number);
+        }
+    }
+
+    fn leave(&mut self, number: u32) {
+        if let Some(client) = self.leaving.remove(&number) {
+            self.poller.remove(&client);
+        }
+    }
+
+    /// A number for a descriptor that belongs to no container.
+    fn number(&mut self) -> u32 {
+        self.next = self.next.wrapping_add(1).max(1);
+        self.next & 0x1fff_ffff
+    }
+
     fn answer_the_door(&mut self) {
         while let Some(socket) = self.door.accept() {
-            self.next = self.next.wrapping_add(1).max(1);
-            let token = Token { task: 0, slot: Slot::Client(self.next & 0x1fff_ffff) };
+            let number = self.number();
+            let token = Token { task: 0, slot: Slot::Client(number) };
             if self.poller.add(&socket, EpollFlags::EPOLLIN, token).is_ok() {
-                self.callers.insert(self.next & 0x1fff_ffff, Client::new(socket));
+                self.callers.insert(number, Client::new(socket));
             }
         }
     }

@@ -223,17 +223,14 @@ impl Task {
         }
     }
 
-    /// Reads all that is left, when it has ended.
+    /// Reads all that is left, when it has ended: no more than its pipes hold.
     pub(super) fn drain(&mut self, scratch: &mut Scratch, poller: &Poller) {
-        for (_, client) in &mut self.clients {
-            if client.is_full() {
-                client.give_up_on();
-            }
-        }
-        self.choked = None;
         for index in 0..self.sources.len() {
-            // A pipe holds no more than a mebibyte; who else has it open cannot keep this from ending.
-            self.read(index, scratch, poller, 64);
+            for _ in 0..TURNS {
+                self.choked = None;
+                // Who else has it open cannot keep this from ending.
+                self.read(index, scratch, poller, TURNS);
+            }
         }
     }
 
@@ -340,14 +337,19 @@ impl Task {
     }
 
     /// Tells those who are attached that this was all, and has nothing watched any more: descriptors leave an epoll set by
-    /// themselves only when nobody, such as a process just being made, has a copy of them.
-    pub(super) fn end(&mut self, exit: Exit, poller: &Poller) {
-        for (_, client) in &mut self.clients {
+    /// themselves only when nobody, such as a process just being made, has a copy of them. Returns those who have not taken
+    /// everything yet.
+    pub(super) fn end(&mut self, exit: Exit, poller: &Poller) -> Vec<Client> {
+        let mut behind = Vec::new();
+        for (_, mut client) in self.clients.drain(..) {
             client.send(ENDED, &exit.status.to_le_bytes());
-            client.flush();
-            poller.remove(client);
+            poller.remove(&client);
+            if client.is_behind() && !client.gone {
+                behind.push(client);
+            }
         }
         self.sources.iter().flatten().chain(&self.input).for_each(|fd| poller.remove(fd));
         self.guests.iter().for_each(|(_, pidfd)| poller.remove(pidfd));
+        behind
     }
 }
