@@ -404,7 +404,7 @@ pub(super) fn cgroup_places(id: &ContainerId) -> Vec<PathBuf> {
     Cgroup::places(&name, name.is_absolute()).unwrap_or_default()
 }
 
-/// Removes what a dead process has made on the way to a cgroup, if nothing else is in there.
+/// Removes what was made on the way to a cgroup, by this process or another, if nothing else is in there.
 pub(super) fn remove_cgroups_above(paths: &[PathBuf]) {
     let above = paths.iter().filter_map(|path| path.parent());
     for path in above.filter(|path| path.file_name() == Path::new(CGROUPS).file_name()) {

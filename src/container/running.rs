@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::launch;
 use super::state::Exit;
 use crate::cgroups::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
@@ -57,7 +58,9 @@ impl Running {
         drop(self.child.lock().unwrap_or_else(PoisonError::into_inner).take());
         drop(self.rootfs.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(cgroup) = &self.cgroup {
+            let paths = cgroup.paths();
             let _ = cgroup.handle().delete();
+            launch::remove_cgroups_above(&paths);
         }
     }
 }

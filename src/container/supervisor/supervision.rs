@@ -13,7 +13,7 @@ use super::super::attach::REQUEST;
 use super::super::config::Restart;
 use super::super::container::Container;
 use super::super::id::ContainerId;
-use super::super::launch::Launch;
+use super::super::launch::{self, Launch};
 use super::super::locked::Locked;
 use super::super::process::ProcessId;
 use super::super::remove;
@@ -282,7 +282,11 @@ impl Supervision {
         let child = match command.spawn() {
             Err(err) => {
                 // It was made for this.
-                cgroup.map(Cgroup::delete).transpose()?;
+                if let Some(cgroup) = cgroup {
+                    let paths = cgroup.paths();
+                    cgroup.delete()?;
+                    launch::remove_cgroups_above(&paths);
+                }
                 return Err(err);
             }
             Ok(child) => child,
