@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::container::Container;
 use super::files::{self, Durable, Held, gone};
@@ -295,7 +295,10 @@ impl Home {
         let dir = self.dir.join("supervisors");
         let mut dead = Vec::new();
         for path in entries(&dir)? {
-            if let Some(lock) = files::try_lock(&path)? {
+            let lock = files::try_lock(&path)?;
+            // A process that it was just making may have a copy of the lock for a moment longer than it lives.
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if lock.is_some() || ProcessId::named(name).is_some_and(|process| !process.is_alive()) {
                 dead.push((path, lock));
             }
         }
@@ -321,14 +324,7 @@ impl Home {
             drop(lock);
         }
         for path in entries(&self.dir.join("staging"))? {
-            let abandoned = {
-                let _names = self.lock_names()?;
-                match files::try_lock(&path.join("lock")) {
-                    // Moved to its place meanwhile, or taken away by another who puts things in order.
-                    Err(err) if err.kind() == ErrorKind::NotFound => false,
-                    lock => lock?.is_some(),
-                }
-            };
+            let abandoned = self.is_abandoned(&path)?;
             if abandoned {
                 self.discard_staging(&path)?;
             }
@@ -338,6 +334,25 @@ impl Home {
             let _ = super::remove::empty(self, &path);
         }
         Ok(())
+    }
+
+    /// Whether the maker of a container is dead.
+    fn is_abandoned(&self, staging: &Path) -> Result<bool> {
+        const PATIENCE: Duration = Duration::from_millis(250);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            {
+                let _names = self.lock_names()?;
+                match files::try_lock(&staging.join("lock")) {
+                    // Moved to its place meanwhile, or taken away by another who puts things in order.
+                    Err(err) if err.kind() == ErrorKind::NotFound => return Ok(false),
+                    Ok(None) if Instant::now() < until => {}
+                    lock => return Ok(lock?.is_some()),
+                }
+            }
+            // Being made, which does not take long; or a process that its dead maker was just making has a copy of the lock.
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -24,6 +24,12 @@ impl ProcessId {
         Ok(Self { pid, start: start_time(pid).context(|| format!("look at process {pid}"))? })
     }
 
+    /// From a name that begins as it is displayed: `PID-START`, and perhaps `-` and more.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let mut numbers = name.splitn(3, '-');
+        Some(Self { pid: numbers.next()?.parse().ok()?, start: numbers.next()?.parse().ok()? })
+    }
+
     pub(super) fn myself() -> Result<Self> {
         Self::of(std::process::id().cast_signed())
     }

@@ -33,9 +33,22 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// Starts it with a storage driver.
+    /// Starts it with a storage driver. Its containerd has 15 seconds to be there, which a busy disk can take from it: then
+    /// it is tried again.
     pub fn start(dir: &Sandbox, driver: &str) -> Result<Self, Missing> {
         root()?;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match Self::try_start(dir, driver) {
+                Err(missing)
+                    if attempts < 4 && missing.why.contains("timeout waiting for containerd") => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn try_start(dir: &Sandbox, driver: &str) -> Result<Self, Missing> {
         let daemon = program("dockerd")?;
         program("containerd")?;
         // The client of the same package.
