@@ -12,12 +12,13 @@ use super::container::Container;
 use super::files::{self, Durable, Held, gone};
 use super::id::{ContainerId, is_hex};
 use super::locked::Locked;
-use super::process::{ProcessId, boot_id};
+use super::process::ProcessId;
 use super::running::Running;
 use super::state::{Identity, Record, VERSION};
 use super::supervisor::Supervisor;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::image::{Image, Store};
+use crate::image::{Image, Store, boot_id};
+use crate::sys;
 
 /// The containers of one root directory:
 ///
@@ -52,6 +53,13 @@ impl Home {
                 _ => {}
             }
         }
+        // Without it nobody can tell who is alive.
+        let pidfd = sys::wait::open(std::process::id().cast_signed()).context(|| "pidfd_open");
+        pidfd
+            .map_err(|err| {
+                err.with_hint("it takes pidfd_open(2): Linux 5.3, and a sandbox that allows it")
+            })
+            .context(attempt)?;
         let boot = boot_id().context(attempt)?;
         let home = Arc::new(Self {
             store,

@@ -80,5 +80,7 @@ pub use reference::Reference;
 pub use squash::Squash;
 pub use store::Store;
 pub use tree::Tree;
+#[cfg(feature = "container")]
+pub(crate) use unpacked::boot_id;
 pub use usage::{ImageUsage, Space, Usage};
 pub use verify::{Damage, Repaired, Verified};

@@ -341,7 +341,8 @@ impl Record {
     }
 }
 
-pub(super) fn boot_id() -> Result<String> {
+/// Which start of the machine this is.
+pub(crate) fn boot_id() -> Result<String> {
     let id = files::read(Path::new(BOOT_ID), MAX_RECORD)?;
     Ok(String::from_utf8_lossy(&id).trim().to_owned())
 }
