@@ -5,11 +5,14 @@ mod builder;
 mod config;
 #[allow(clippy::module_inception, reason = "a file is named for its main type")]
 mod container;
+mod contents;
 mod etc;
 mod files;
 mod home;
 mod id;
+mod inside;
 mod launch;
+mod lifecycle;
 mod locked;
 pub mod logs;
 pub mod monitor;

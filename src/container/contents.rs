@@ -1,0 +1,79 @@
+//! The files of a container as a whole: what it has changed, an image of it, an archive of it.
+
+use std::io::Write;
+
+use super::container::Container;
+use super::launch;
+use crate::error::{Context, ErrorKind, Result};
+use crate::image::{ConfigChanges, Image};
+use crate::layers::{Change, Pack, Rootfs};
+
+impl Container {
+    /// What it has changed in its root filesystem, running or not.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Rootfs::changes`].
+    pub fn changes(&self) -> Result<Vec<Change>> {
+        self.rootfs()
+            .and_then(|rootfs| rootfs.changes())
+            .context(|| self.says("list the changes of"))
+    }
+
+    /// Its root filesystem as it is, to be read: to commit it, pack it, or look into it. What is mounted in it does not show.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Image::rootfs`].
+    pub fn rootfs(&self) -> Result<Rootfs> {
+        if let Some(running) = self.home.running_here(&self.id) {
+            return running.rootfs();
+        }
+        let locked = self.locked()?;
+        launch::rootfs_as_it_is(&locked, &launch::image_of(&locked)?)
+    }
+
+    /// Makes an image of what it has changed, upon its own, with the name `name`, if that is not empty. Its processes stand
+    /// still meanwhile, where it has a cgroup to hold them in.
+    ///
+    /// For more of a choice: `engine.store().commit(&container.rootfs()?, name)`.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Commit::run`](crate::image::Commit::run).
+    pub fn commit(&self, name: &str, changes: ConfigChanges) -> Result<Image> {
+        let commit = || {
+            let still = match self.set_paused(true) {
+                Ok(()) => true,
+                Err(err)
+                    if matches!(err.kind(), ErrorKind::InvalidState | ErrorKind::Unsupported) =>
+                {
+                    false
+                }
+                Err(err) => return Err(err),
+            };
+            let image = self.rootfs().and_then(|rootfs| {
+                let commit = self.home.store().commit(&rootfs, name);
+                commit.parent(&self.image()?).changes(changes).run()
+            });
+            if still {
+                self.set_paused(false)?;
+            }
+            image
+        };
+        commit().context(|| self.says("commit"))
+    }
+
+    /// Writes all of its files as a tar archive.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Pack::rootfs`].
+    pub fn export(&self, writer: impl Write) -> Result<()> {
+        let rootfs = self.rootfs();
+        rootfs
+            .and_then(|rootfs| Pack::new().rootfs(&rootfs, writer))
+            .map(drop)
+            .context(|| self.says("export"))
+    }
+}

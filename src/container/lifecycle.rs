@@ -1,0 +1,310 @@
+//! From start to end: starting, signalling, stopping, pausing a container, and waiting for it.
+
+use std::os::fd::OwnedFd;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use super::attach::Attachment;
+use super::container::{Container, cgroup, open};
+use super::launch;
+use super::locked::Locked;
+use super::monitor;
+use super::process::ProcessId;
+use super::state::Phase;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::namespaces::{ExitStatus, Signal, TerminalSize};
+use crate::sys;
+
+/// How long those may take to die who were sent SIGKILL.
+const DYING: Duration = Duration::from_secs(10);
+/// How long containers are given to end by themselves, if nothing else is said.
+const GRACE: Duration = Duration::from_secs(10);
+
+impl Container {
+    /// Starts it, the first time or again.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidState` if it runs; otherwise as [`Command::spawn`](crate::namespaces::Command::spawn), and as of
+    /// [`Cgroup::create`](crate::cgroups::Cgroup::create) for its limits.
+    pub fn start(&self) -> Result<()> {
+        self.start_with(TerminalSize::default(), Vec::new()).context(|| self.says("start"))
+    }
+
+    /// Starts it, with an attachment that misses nothing of what it writes.
+    ///
+    /// `terminal` is the size of its terminal, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_attached(&self, terminal: TerminalSize) -> Result<Attachment> {
+        let (ours, theirs) = Attachment::pair()?;
+        self.start_with(terminal, vec![theirs]).context(|| self.says("start"))?;
+        Ok(ours)
+    }
+
+    /// Starts it so that it goes on when this process ends: a process of its own, this program started anew, looks after it.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start); `InvalidState` if the program has not called
+    /// [`run_if_requested`](super::monitor::run_if_requested).
+    pub fn start_detached(&self) -> Result<()> {
+        monitor::start(self, TerminalSize::default(), None).context(|| self.says("start"))
+    }
+
+    /// [`start_detached`](Self::start_detached), with an attachment that misses nothing of what it writes.
+    ///
+    /// # Errors
+    ///
+    /// As [`start_detached`](Self::start_detached).
+    pub fn start_detached_attached(&self, terminal: TerminalSize) -> Result<Attachment> {
+        let (ours, theirs) = Attachment::pair()?;
+        monitor::start(self, terminal, Some(theirs)).context(|| self.says("start"))?;
+        Ok(ours)
+    }
+
+    fn start_with(&self, terminal: TerminalSize, clients: Vec<OwnedFd>) -> Result<()> {
+        let supervisor = self.home.supervisor()?;
+        let mut locked = self.lock_to_start()?;
+        let started = locked.start(supervisor.identity, terminal, |launch| {
+            supervisor.launch(self, launch, clients)
+        });
+        // It cannot be gone yet: its end is written down under the lock.
+        if let Some(running) = self.home.running_here(&self.id) {
+            if started.is_err() {
+                // It runs, and that could not be written down.
+                let _ = sys::spawn::send_signal(&*running, libc::SIGKILL);
+            }
+            let mut exit = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+            *exit = Some(running.exit.clone());
+        }
+        started
+    }
+
+    /// The lock, to start it by hand.
+    pub(super) fn lock_to_start(&self) -> Result<Locked<'_>> {
+        let mut locked = self.locked_when_recorded()?;
+        if locked.record.phase.is_alive() {
+            let message = format!("it is {} already", locked.record.phase);
+            return Err(Error::new(ErrorKind::InvalidState, message));
+        }
+        locked.record.restarts = 0;
+        Ok(locked)
+    }
+
+    /// The lock, when the end of a process that is gone has been written down.
+    pub(super) fn locked_when_recorded(&self) -> Result<Locked<'_>> {
+        let until = Instant::now() + DYING;
+        loop {
+            let locked = self.locked()?;
+            let process = locked.record.process.filter(|_| locked.record.phase.is_alive());
+            if process.is_none_or(ProcessId::is_alive) {
+                return Ok(locked);
+            }
+            if Instant::now() > until {
+                let message = "its supervisor has not noted that it has ended";
+                return Err(Error::new(ErrorKind::TimedOut, message));
+            }
+            drop(locked);
+            self.home.wait_for_end(&self.id, Duration::from_millis(2));
+        }
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidState` if it does not run.
+    pub fn kill(&self, signal: Signal) -> Result<()> {
+        self.try_kill(signal).context(|| self.says(&format!("send {signal} to")))
+    }
+
+    fn try_kill(&self, signal: Signal) -> Result<()> {
+        let mut locked = self.locked()?;
+        locked.must_be_alive("send a signal")?;
+        if signal == Signal::KILL && !locked.record.stopping {
+            // Who kills it does not want it back.
+            locked.record.stopping = true;
+            locked.save()?;
+        }
+        let pidfd = open(&locked.record)?;
+        sys::spawn::send_signal(&pidfd, signal.number()).context(|| "pidfd_send_signal")?;
+        if signal == Signal::KILL && locked.record.phase == Phase::Paused {
+            // On cgroup v1 the frozen do not even die.
+            cgroup(&locked.record)?.thaw()?;
+        }
+        Ok(())
+    }
+
+    /// Asks it to end, with its stop signal; kills it when it has not after `grace`, or after what it was configured with,
+    /// or ten seconds. Fine if it does not run.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` if not even SIGKILL ends it.
+    pub fn stop(&self, grace: impl Into<Option<Duration>>) -> Result<()> {
+        self.try_stop(grace.into()).context(|| self.says("stop"))
+    }
+
+    pub(super) fn try_stop(&self, grace: Option<Duration>) -> Result<()> {
+        let mut locked = self.locked()?;
+        if locked.record.phase == Phase::Restarting {
+            locked.record.ended(locked.record.exit, None);
+        }
+        locked.record.stopping = true;
+        locked.save()?;
+        if !locked.record.phase.is_alive() {
+            return Ok(());
+        }
+        let config = &locked.identity.config;
+        let of_image = || {
+            let image = launch::image_of(&locked).ok()?;
+            image.config().spec().config().as_ref()?.stop_signal().clone()
+        };
+        let signal = config.stop_signal.clone().or_else(of_image).filter(|it| !it.is_empty());
+        let signal = signal.map_or(Ok(Signal::TERM), |signal| signal.parse())?;
+        let grace = grace.or_else(|| config.stop_timeout.map(Duration::from_secs)).unwrap_or(GRACE);
+        let Some(pidfd) = locked.record.process.and_then(ProcessId::open) else {
+            drop(locked);
+            return self.wait_until_recorded();
+        };
+        let _ = sys::spawn::send_signal(&pidfd, signal.number());
+        if locked.record.phase == Phase::Paused {
+            cgroup(&locked.record)?.thaw()?;
+            locked.record.phase = Phase::Running;
+            locked.save()?;
+        }
+        drop(locked);
+        let ended = sys::wait::poll(&pidfd, Some(grace)).context(|| "wait for its end")?;
+        if !ended {
+            let _ = sys::spawn::send_signal(&pidfd, libc::SIGKILL);
+            if !sys::wait::poll(&pidfd, Some(DYING)).context(|| "wait for its end")? {
+                return Err(Error::new(ErrorKind::TimedOut, "it does not die, even by SIGKILL"));
+            }
+        }
+        self.wait_until_recorded()
+    }
+
+    /// Waits until its supervisor has written down that it has ended.
+    fn wait_until_recorded(&self) -> Result<()> {
+        match self.locked_when_recorded() {
+            // It was to go with its end.
+            Err(err) if err.kind() == ErrorKind::NotFound => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Stops it, if it runs, and starts it again.
+    ///
+    /// # Errors
+    ///
+    /// As [`stop`](Self::stop) and [`start`](Self::start).
+    pub fn restart(&self, grace: impl Into<Option<Duration>>) -> Result<()> {
+        self.try_stop(grace.into())
+            .and_then(|()| self.start_with(TerminalSize::default(), Vec::new()))
+            .context(|| self.says("restart"))
+    }
+
+    /// Waits until it has ended, and is not to be started anew. At once if it does not run.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if it has been removed, unless this process has started it; `InvalidState` if it has never run.
+    pub fn wait(&self) -> Result<ExitStatus> {
+        self.try_wait_for(None).context(|| self.says("wait for"))?.ok_or_else(|| {
+            Error::new(ErrorKind::TimedOut, "the time is up").context(self.says("wait for"))
+        })
+    }
+
+    /// [`wait`](Self::wait), but no longer than `timeout`: `None` if it still runs.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
+        self.try_wait_for(Some(timeout)).context(|| self.says("wait for"))
+    }
+
+    fn try_wait_for(&self, timeout: Option<Duration>) -> Result<Option<ExitStatus>> {
+        const REFRESH: Duration = Duration::from_millis(500);
+        let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        // Before the state is read: it may go with the container.
+        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let started = started.or_else(|| Some(self.home.running_here(&self.id)?.exit.clone()));
+        let config = self.config().unwrap_or_default();
+        loop {
+            match self.status() {
+                Ok(status)
+                    if !matches!(
+                        status.phase,
+                        Phase::Running | Phase::Paused | Phase::Restarting
+                    ) =>
+                {
+                    return match status.exit {
+                        Some(status) => Ok(Some(status)),
+                        None => Err(Error::new(ErrorKind::InvalidState, "it has never run")),
+                    };
+                }
+                Ok(_) => {}
+                Err(err) if err.kind() == ErrorKind::NotFound => {
+                    let ended = started.as_ref().and_then(|exit| exit.get());
+                    return ended.map(|ended| Some(ended.status(&config))).ok_or(err);
+                }
+                Err(err) => return Err(err),
+            }
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Ok(None);
+            }
+            let patience = left.unwrap_or(REFRESH).min(REFRESH);
+            if self.home.running_here(&self.id).is_some() {
+                self.home.wait_for_end(&self.id, patience);
+                continue;
+            }
+            // Another process's.
+            let process = self.home.record(&self.id).ok().and_then(|record| record.process?.open());
+            match process {
+                Some(pidfd) => {
+                    sys::wait::poll(&pidfd, Some(patience)).context(|| "wait for its end")?;
+                }
+                None => std::thread::sleep(patience.min(Duration::from_millis(2))),
+            }
+        }
+    }
+
+    /// Lets all of its processes stand still.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidState` if it does not run; `Unsupported` without a freezer.
+    pub fn pause(&self) -> Result<()> {
+        self.set_paused(true).context(|| self.says("pause"))
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidState` if it is not paused.
+    pub fn unpause(&self) -> Result<()> {
+        self.set_paused(false).context(|| self.says("unpause"))
+    }
+
+    pub(super) fn set_paused(&self, paused: bool) -> Result<()> {
+        let mut locked = self.locked()?;
+        let (from, to) = match paused {
+            true => (Phase::Running, Phase::Paused),
+            false => (Phase::Paused, Phase::Running),
+        };
+        if locked.record.phase != from {
+            let message = format!("it is {}", locked.record.phase);
+            return Err(Error::new(ErrorKind::InvalidState, message));
+        }
+        let cgroup = cgroup(&locked.record)?;
+        if paused { cgroup.freeze() } else { cgroup.thaw() }?;
+        locked.record.phase = to;
+        locked.save()
+    }
+}
