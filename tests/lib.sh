@@ -137,10 +137,10 @@ nothing_left() {
 
 # judge ROUND SUITE STATUS: reads the log of a suite, adds its tests to the results, prints a line.
 judge() {
-    local round=$1 suite=$2 status=$3 log=$logs/$1.$2.log counts passed failed ignored skipped
+    local round=$1 suite=$2 status=$3 log=$logs/$1.$2.log read counts passed failed ignored skipped
     # A failed test may show the output of another run of itself.
-    sed -n 's/^.*test \(.*\) \.\.\. \(ok\|FAILED\|ignored\).*$/\1\t\2/p' "$log" | sort -u |
-        awk -v OFS='\t' -F'\t' -v round="$round" -v suite="$suite" '{ print round, suite, $1, $2 }' >>"$logs/results"
+    read=$(sed -n 's/^.*test \(.*\) \.\.\. \(ok\|FAILED\|ignored\).*$/\1\t\2/p' "$log" | sort -u |
+        awk -v OFS='\t' -F'\t' -v round="$round" -v suite="$suite" '{ print round, suite, $1, $2 }' | tee -a "$logs/results" | wc -l)
     counts=$(sed -n 's/^test result: [a-zA-Z]*\. \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored;.*/\1 \2 \3/p' "$log" |
         # rustdoc closes with a line for each program it makes of the examples.
         if [[ $suite == doc ]]; then awk '{ p += $1; f += $2; i += $3 } END { if (NR) print p, f, i }'; else tail -n1; fi)
@@ -153,6 +153,11 @@ judge() {
     fi
     # Suites without a test that the filter lets through are left out.
     [[ -z ${filter:-} || $passed$failed$ignored != 000 ]] || return 0
+    # What else writes to a suite's output can tear a line of it apart.
+    if [[ $suite != doc && $read -lt $((passed + failed + ignored)) ]]; then
+        echo "  only $read results of $((passed + failed + ignored)) could be read:"
+        grep -v '^test .* \.\.\. [a-zA-Z]*$' "$log" | head -n 40
+    fi
     printf '  %-28s %4d passed' "$suite" $((passed - skipped))
     [[ $skipped == 0 ]] || printf ', %d not here' "$skipped"
     [[ $ignored == 0 ]] || printf ', %d ignored' "$ignored"
@@ -168,10 +173,16 @@ summary() {
     for file in "$logs"/*.skips; do
         awk -v OFS='\t' -v round="$(basename "$file" .skips)" '{ print round, $0 }' "$file"
     done >"$logs/skips"
-    # A test has run if it passed in a round in which it was not skipped; where it never did, tell the
-    # first reason.
+    # A test has run if it passed in a round in which it was not skipped; where it never did, tell every round's reason.
     awk -F'\t' -v OFS='\t' '
-        FILENAME ~ /skips$/ { key = $2 FS $3; skipped[$1 FS key]; if (!(key in why)) why[key] = $4 OFS $5; next }
+        FILENAME ~ /skips$/ {
+            key = $2 FS $3
+            if (($1 FS key) in skipped) next
+            skipped[$1 FS key]
+            if (key in why) why[key] = why[key] "; " $1 ": " $5
+            else why[key] = $4 OFS $1 ": " $5
+            next
+        }
         $4 == "ignored" { if (!(($2 FS $3) in why)) why[$2 FS $3] = "ignored" OFS "#[ignore]"; next }
         !(($1 FS $2 FS $3) in skipped) { ran[$2 FS $3] }
         END { for (key in why) if (!(key in ran)) print why[key], key }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::{Missing, Sandbox, program, root};
+use super::{Missing, Sandbox, program, root, time_limit};
 
 /// Runs a program to its end and returns what it printed.
 pub fn run(command: &mut Command) -> String {
@@ -30,53 +30,47 @@ pub struct Docker {
     client: PathBuf,
     socket: String,
     cgroup: String,
+    /// Its containerd never answers on a socket whose path is too long, and a sandbox may have a long one.
+    _state: tempfile::TempDir,
 }
 
 impl Docker {
-    /// Starts it with a storage driver. Its containerd has 15 seconds to be there, which a busy disk can take from it: then
-    /// it is tried again.
+    /// Starts it with a storage driver.
     pub fn start(dir: &Sandbox, driver: &str) -> Result<Self, Missing> {
         root()?;
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            match Self::try_start(dir, driver) {
-                Err(missing)
-                    if attempts < 4 && missing.why.contains("timeout waiting for containerd") => {}
-                other => return other,
-            }
-        }
-    }
-
-    fn try_start(dir: &Sandbox, driver: &str) -> Result<Self, Missing> {
         let daemon = program("dockerd")?;
         program("containerd")?;
         // The client of the same package.
         let client = [PathBuf::from("/usr/bin/docker"), program("docker")?];
         let client = client.into_iter().find(|path| path.exists()).unwrap();
-        let socket = format!("unix://{}", dir.join("docker.sock").display());
+        let state = tempfile::Builder::new().prefix("cd").tempdir_in("/tmp").unwrap();
+        let socket = format!("unix://{}", state.path().join("docker.sock").display());
         let cgroup = format!("/coracle-test-{}", std::process::id());
         let log = File::create(dir.join("dockerd.log")).unwrap();
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private"]).arg(daemon);
+        // For the stacks that a slow containerd is asked for.
+        command.env("TMPDIR", state.path());
         command
             .arg("--data-root")
             .arg(dir.join("docker"))
             .arg("--exec-root")
-            .arg(dir.join("docker-run"));
-        command.arg("--pidfile").arg(dir.join("docker.pid")).args(["-H", &socket]);
+            .arg(state.path().join("run"));
+        command.arg("--pidfile").arg(state.path().join("docker.pid")).args(["-H", &socket]);
         command.args(["--storage-driver", driver, "--bridge=none", "--iptables=false"]);
         command.args(["--ip6tables=false", "--cgroup-parent", &cgroup]);
         let daemon =
             command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
-        let mut docker = Self { daemon: daemon.unwrap(), client, socket, cgroup };
-        let end = Instant::now() + Duration::from_secs(60);
+        let mut docker = Self { daemon: daemon.unwrap(), client, socket, cgroup, _state: state };
+        let end = Instant::now() + time_limit(Duration::from_secs(60));
         while !docker.command(&["version"]).output().unwrap().status.success() {
             let ended = docker.daemon.try_wait().unwrap();
             if ended.is_some() || Instant::now() > end {
                 let log = fs::read_to_string(dir.join("dockerd.log")).unwrap();
-                let last = log.lines().last().unwrap_or_default().to_owned();
-                return Err(Missing::new("a docker daemon", format!("it did not start: {last}")));
+                let last: Vec<_> = log.lines().rev().take(3).collect();
+                let ended = ended.map_or("still running".to_owned(), |status| status.to_string());
+                let why = format!("it did not start ({ended}): {}", last.join("; before it: "));
+                return Err(Missing::new("a docker daemon", why));
             }
             sleep(Duration::from_millis(50));
         }
