@@ -12,6 +12,7 @@ use super::home::Home;
 use super::id::{ContainerId, check_name, random_name};
 use super::launch;
 use super::state::{Identity, VERSION};
+use super::volume;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// What a container is to be; made by [`Engine::container`](crate::Engine::container).
@@ -84,19 +85,21 @@ impl ContainerBuilder {
         self
     }
 
-    /// A directory or file of the host, or a volume by its name, at `target`, which may end in `:ro` or `:rw`.
+    /// A directory or file of the host, or a volume by its name, at `target`, which may end in `:ro` or `:rw`, and for a
+    /// volume in `:nocopy` or `:ro,nocopy`: it stays empty, whatever the image has there.
     ///
     /// What has a slash in it, or is `.` or `..`, is a path; a relative one counts from the working directory of now.
     pub fn volume(mut self, source: impl AsRef<Path>, target: impl AsRef<str>) -> Self {
         let (source, target) = (source.as_ref(), target.as_ref());
-        let (target, read_only) = match target.rsplit_once(':') {
-            Some((target, "ro")) => (target, true),
-            Some((target, "rw")) => (target, false),
-            _ => (target, false),
-        };
+        let known =
+            |options: &str| options.split(',').all(|it| matches!(it, "ro" | "rw" | "nocopy"));
+        let (target, options) =
+            target.rsplit_once(':').filter(|(_, options)| known(options)).unwrap_or((target, ""));
+        let has = |wanted| options.split(',').any(|option| option == wanted);
+        let (read_only, no_copy) = (has("ro"), has("nocopy"));
         let text = source.to_str().unwrap_or("/");
         let source = match text.contains('/') || text == "." || text == ".." {
-            false => MountSource::Volume { name: text.to_owned(), anonymous: false },
+            false => MountSource::Volume { name: text.to_owned(), anonymous: false, no_copy },
             true => match std::path::absolute(source) {
                 Ok(path) => MountSource::Bind { path },
                 Err(err) => {
@@ -148,14 +151,14 @@ impl ContainerBuilder {
         match container.start() {
             Ok(()) => Ok(container),
             Err(err) => {
-                let _ = container.remove_forced();
+                let _ = container.removal().force().volumes().run();
                 Err(err)
             }
         }
     }
 
     fn try_create(self) -> Result<Container> {
-        let Self { home, name, config, failed } = self;
+        let Self { home, name, mut config, failed } = self;
         if let Some(failed) = failed {
             return Err(Error::invalid(failed));
         }
@@ -168,6 +171,7 @@ impl ContainerBuilder {
             None => home.store().image(&config.image)?,
         };
         launch::words(&config, &image)?;
+        volume::add_those_of(&image, &mut config)?;
         let id = ContainerId::random()?;
         let mut identity = Identity {
             version: VERSION,

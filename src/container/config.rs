@@ -134,13 +134,17 @@ pub enum MountSource {
         /// Its absolute path.
         path: PathBuf,
     },
-    /// A [volume](super::Volume), which is made if it is missing, of what the image has at its place.
+    /// A [volume](super::Volume), which is made if it is missing. One that is empty, and that no running container
+    /// mounts, is given what the image has at its place when the container is made: files, owners, modes and all.
     Volume {
         /// Its name.
         name: String,
-        /// It has no name of the user's, and goes with the container.
+        /// It has no name of the user's: see [`Removal::volumes`](super::Removal::volumes).
         #[serde(default)]
         anonymous: bool,
+        /// It stays empty.
+        #[serde(default)]
+        no_copy: bool,
     },
     /// Memory, empty at each start.
     Tmpfs {

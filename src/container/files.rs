@@ -32,7 +32,17 @@ pub(super) struct Held {
 
 /// Waits for the lock of a file, which is made if it is missing.
 pub(super) fn lock(path: &Path) -> Result<Held> {
-    let mut file = open_lock(path)?;
+    wait(open_lock(path)?, path)
+}
+
+/// Waits for the lock of a directory.
+pub(super) fn lock_directory(path: &Path) -> Result<Held> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_DIRECTORY);
+    wait(options.open(path).context(|| format!("open {}", path.display()))?.into(), path)
+}
+
+fn wait(mut file: OwnedFd, path: &Path) -> Result<Held> {
     loop {
         match Flock::lock(file, FlockArg::LockExclusive) {
             Ok(file) => return Ok(Held { _file: file }),

@@ -13,9 +13,11 @@ use super::files::{self, Durable, Held, gone};
 use super::id::{ContainerId, is_hex};
 use super::locked::Locked;
 use super::process::ProcessId;
+use super::remove;
 use super::running::Running;
 use super::state::{Identity, Record, VERSION};
 use super::supervisor::Supervisor;
+use super::volume;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::{Image, Store, boot_id};
 use crate::sys;
@@ -218,6 +220,16 @@ impl Home {
         self.read(id, "config.json")
     }
 
+    /// What is known of those that have not come into being yet, and where.
+    pub(super) fn staged(&self) -> Result<Vec<(PathBuf, Identity)>> {
+        let paths = entries(&self.dir.join("staging"))?.into_iter();
+        let known = |path: PathBuf| {
+            let identity = files::read_json(&path.join("config.json"), VERSION).ok()?;
+            Some((path, identity))
+        };
+        Ok(paths.filter_map(known).collect())
+    }
+
     pub(super) fn record(&self, id: &ContainerId) -> Result<Record> {
         self.read(id, "state.json")
     }
@@ -235,25 +247,22 @@ impl Home {
     }
 
     /// Makes a container of what was asked, and gives it its name.
-    pub(super) fn add(&self, id: &ContainerId, identity: &Identity, image: &Image) -> Result<()> {
+    pub(super) fn add(
+        self: &Arc<Self>,
+        id: &ContainerId,
+        identity: &Identity,
+        image: &Image,
+    ) -> Result<()> {
         let staging = self.dir.join("staging").join(id.as_str());
         let made = self.fill(id, &staging, identity, image);
         if made.is_err() {
-            let _ = self.discard_staging(&staging);
+            let _ = remove::empty(self, &staging);
         }
         made
     }
 
-    /// Removes a container that has not come into being, and its claim on an image.
-    fn discard_staging(&self, staging: &Path) -> Result<()> {
-        if let Some(id) = staging.file_name().and_then(|name| name.to_str()) {
-            self.store.unpin(id)?;
-        }
-        gone(fs::remove_dir_all(staging)).context(|| format!("remove {}", staging.display()))
-    }
-
     fn fill(
-        &self,
+        self: &Arc<Self>,
         id: &ContainerId,
         staging: &Path,
         identity: &Identity,
@@ -273,6 +282,7 @@ impl Home {
         }
         files::write_json(&staging.join("config.json"), identity, durable)?;
         files::write_json(&staging.join("state.json"), &Record::new(&self.boot), durable)?;
+        volume::prepare(self, &identity.config, image, durable)?;
         let _names = self.lock_names()?;
         self.claim_name(&identity.name, id)?;
         let place = self.directory(id);
@@ -334,12 +344,12 @@ impl Home {
         for path in entries(&self.dir.join("staging"))? {
             let abandoned = self.is_abandoned(&path)?;
             if abandoned {
-                self.discard_staging(&path)?;
+                remove::empty(self, &path)?;
             }
         }
         for path in entries(&self.dir.join("trash"))? {
             // Another process may be at it; what is left, the next who comes removes.
-            let _ = super::remove::empty(self, &path);
+            let _ = remove::empty(self, &path);
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use super::home::Home;
 use super::id::{ContainerId, check_name};
 use super::locked::Locked;
 use super::logs::{Format, LogWriter, Rotation};
+use super::volume;
 use crate::cgroups::{Cgroup, DeviceAccess, DeviceKind, DeviceRules, Limits};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::Image;
@@ -309,7 +310,10 @@ fn mounts(command: &mut Command, locked: &Locked<'_>) -> Result<()> {
     if let Some(size) = config.shm_size {
         command.mount(Mount::tmpfs("/dev/shm").size(size).mode(0o1777));
     }
-    for MountConfig { source, target, read_only } in &config.mounts {
+    let mut all: Vec<_> = config.mounts.iter().collect();
+    // One is not to cover another that lies below it.
+    all.sort_by_key(|mount| mount.target.components().count());
+    for MountConfig { source, target, read_only } in all {
         let mut mount = match source {
             MountSource::Bind { path } => Mount::bind(path, target),
             MountSource::Tmpfs { size, mode } => {
@@ -317,8 +321,7 @@ fn mounts(command: &mut Command, locked: &Locked<'_>) -> Result<()> {
                 size.map_or(mount.clone(), |size| mount.size(size))
             }
             MountSource::Volume { name, .. } => {
-                let (volume, _) = locked.home().make_volume(name)?;
-                Mount::bind(volume.path(), target)
+                Mount::bind(volume::mounted(locked.home(), name)?, target)
             }
         };
         if *read_only {

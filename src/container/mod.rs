@@ -31,5 +31,6 @@ pub use config::{
 pub use container::Container;
 pub(crate) use home::Home;
 pub use id::ContainerId;
+pub use remove::Removal;
 pub use state::{Phase, Status};
 pub use volume::Volume;

@@ -5,24 +5,32 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::MountSource;
 use super::container::Container;
 use super::files::{self, gone};
 use super::home::Home;
 use super::id::ContainerId;
 use super::locked::Locked;
-use super::state::Phase;
+use super::state::{Identity, Phase, Record, VERSION};
 use super::volume;
 use crate::error::{Context, Error, ErrorKind, Result};
 
+/// How a container is removed; made by [`Container::removal`].
+#[derive(Clone, Debug)]
+#[must_use = "`run` removes it"]
+pub struct Removal {
+    container: Container,
+    force: bool,
+    volumes: bool,
+}
+
 impl Container {
-    /// Removes it, with all that it has written, and volumes that have no name.
+    /// Removes it, with all that it has written. Its volumes stay: [`removal`](Self::removal) has a choice.
     ///
     /// # Errors
     ///
     /// `InvalidState` if it runs.
     pub fn remove(self) -> Result<()> {
-        self.try_remove(false).context(|| self.says("remove"))
+        self.removal().run()
     }
 
     /// [`remove`](Self::remove), killing it first if it runs.
@@ -31,44 +39,75 @@ impl Container {
     ///
     /// `TimedOut` if not even SIGKILL ends it.
     pub fn remove_forced(self) -> Result<()> {
-        self.try_remove(true).context(|| self.says("remove"))
+        self.removal().force().run()
     }
 
-    fn try_remove(&self, force: bool) -> Result<()> {
+    /// Begins its removal: `web.removal().force().volumes().run()?`.
+    pub fn removal(self) -> Removal {
+        Removal { container: self, force: false, volumes: false }
+    }
+}
+
+impl Removal {
+    /// Kills it first, if it runs.
+    pub fn force(mut self) -> Self {
+        self.force = true;
+        self
+    }
+
+    /// Removes its volumes that have no name, too, unless another container mounts them. Of a container that is
+    /// [removed when it ends](super::Config::remove) they go in any case.
+    pub fn volumes(mut self) -> Self {
+        self.volumes = true;
+        self
+    }
+
+    /// Removes it, with all that it has written.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidState` if it runs and is not to be killed; `TimedOut` if not even SIGKILL ends it.
+    pub fn run(self) -> Result<()> {
+        self.try_run().context(|| self.container.says("remove"))
+    }
+
+    fn try_run(&self) -> Result<()> {
+        let container = &self.container;
         loop {
-            let mut locked = match self.locked_when_recorded() {
+            let mut locked = match container.locked_when_recorded() {
                 Err(err)
-                    if force
+                    if self.force
                         && matches!(err.kind(), ErrorKind::Malformed | ErrorKind::Unsupported) =>
                 {
-                    return damaged(&self.home, &self.id);
+                    return damaged(container.home(), container.id());
                 }
                 other => other?,
             };
             if !locked.record.phase.is_alive() {
                 locked.record.phase = Phase::Removing;
                 locked.record.supervisor = None;
+                locked.record.with_volumes = self.volumes;
                 locked.save()?;
                 return finish(&mut locked);
             }
-            if !force {
+            if !self.force {
                 let message = format!("it is {}", locked.record.phase);
                 return Err(Error::new(ErrorKind::InvalidState, message)
                     .with_hint("stop it first, or remove it by force"));
             }
             drop(locked);
-            match self.try_stop(Some(Duration::ZERO)) {
+            match container.try_stop(Some(Duration::ZERO)) {
                 Err(err) if err.kind() == ErrorKind::NotFound => return Ok(()),
                 other => other?,
             }
-            if !self.home.directory(&self.id).exists() {
+            if !container.home().directory(container.id()).exists() {
                 return Ok(());
             }
         }
     }
 }
 
-/// Removes a container whose phase says so: its name, then its directory, then its image's pin.
+/// Removes a container whose phase says so: its name, then its directory, then what that has claims on.
 pub(super) fn finish(locked: &mut Locked<'_>) -> Result<()> {
     let (home, id) = (locked.home(), locked.id);
     {
@@ -79,16 +118,11 @@ pub(super) fn finish(locked: &mut Locked<'_>) -> Result<()> {
         gone(fs::rename(&directory, &trash))
             .context(|| format!("move {} away", directory.display()))?;
     }
-    for mount in &locked.identity.config.mounts {
-        if let MountSource::Volume { name, anonymous: true } = &mount.source {
-            volume::remove_anonymous(home, name)?;
-        }
-    }
     empty(home, &home.path("trash").join(id.as_str()))
 }
 
 /// Removes a container by force whose files cannot be read: nobody knows its name or its process any more.
-pub(super) fn damaged(home: &Arc<Home>, id: &ContainerId) -> Result<()> {
+fn damaged(home: &Arc<Home>, id: &ContainerId) -> Result<()> {
     let directory = home.directory(id);
     let _lock = files::lock(&directory.join("lock"))?;
     let trash = home.path("trash").join(id.as_str());
@@ -100,13 +134,27 @@ pub(super) fn damaged(home: &Arc<Home>, id: &ContainerId) -> Result<()> {
     empty(home, &trash)
 }
 
-/// Removes what is left of a container in the trash.
+/// Removes what is left of a container, which is in the trash or has not come into being, with its claims on volumes and
+/// on an image.
 pub(super) fn empty(home: &Arc<Home>, path: &Path) -> Result<()> {
     let attempt = || format!("remove {}", path.display());
+    remove_volumes(home, path).context(attempt)?;
     home.store().layers().context(attempt)?.remove_writable(path.join("files")).context(attempt)?;
     let name = path.file_name().and_then(|name| name.to_str());
     if let Some(id) = name.and_then(|name| name.parse::<ContainerId>().ok()) {
         home.store().unpin(id.as_str()).context(attempt)?;
     }
     gone(fs::remove_dir_all(path)).context(attempt)
+}
+
+fn remove_volumes(home: &Arc<Home>, path: &Path) -> Result<()> {
+    // Of one that is damaged nobody knows them.
+    let Ok(identity) = files::read_json::<Identity>(&path.join("config.json"), VERSION) else {
+        return Ok(());
+    };
+    let record = files::read_json::<Record>(&path.join("state.json"), VERSION);
+    // In its first phase it has not come into being.
+    let go = identity.config.remove
+        || record.is_ok_and(|record| record.with_volumes || record.phase == Phase::Created);
+    if go { volume::remove_anonymous(home, &identity.config, path) } else { Ok(()) }
 }

@@ -113,6 +113,9 @@ pub(super) struct Record {
     /// Somebody wants it to end, so that it is not started anew.
     #[serde(default)]
     pub(super) stopping: bool,
+    /// It is removed with the volumes that have no name.
+    #[serde(default)]
+    pub(super) with_volumes: bool,
 }
 
 /// How a container ended.
@@ -159,6 +162,7 @@ impl Record {
             error: None,
             restarts: 0,
             stopping: false,
+            with_volumes: false,
         }
     }
 

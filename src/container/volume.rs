@@ -3,14 +3,15 @@
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use super::config::MountSource;
-use super::files::gone;
+use super::config::{Config, MountConfig, MountSource};
+use super::files::{self, Durable, Held, gone};
 use super::home::{Home, entries};
-use super::id::check_name;
+use super::id::{ContainerId, check_name};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::image::Image;
 
 /// A directory that containers mount by its name.
 #[derive(Clone, Debug)]
@@ -33,21 +34,47 @@ impl Volume {
         directory(&self.home, &self.name).join(DATA)
     }
 
-    /// The short ids of the containers that mount it.
+    /// The short ids of the containers that mount it, those included that are just being made.
     ///
     /// # Errors
     ///
     /// Those of the file system.
     pub fn users(&self) -> Result<Vec<String>> {
-        let mut users = Vec::new();
-        for id in self.home.ids()? {
-            let Ok(identity) = self.home.identity(&id) else { continue };
-            let named = |source: &MountSource| matches!(source, MountSource::Volume { name, .. } if *name == self.name);
-            if identity.config.mounts.iter().any(|mount| named(&mount.source)) {
-                users.push(id.short().to_owned());
+        let staged = self.home.staged()?;
+        let mut users = self.containers()?;
+        let mounted = staged.iter().filter(|(_, identity)| mounts(&identity.config, &self.name));
+        users.extend(
+            mounted.filter_map(|(path, _)| path.file_name()?.to_str()?.parse::<ContainerId>().ok()),
+        );
+        Ok(users.iter().map(|id| id.short().to_owned()).collect())
+    }
+
+    fn containers(&self) -> Result<Vec<ContainerId>> {
+        let mut ids = self.home.ids()?;
+        let identity = |id: &ContainerId| self.home.identity(id).ok();
+        ids.retain(|id| identity(id).is_some_and(|it| mounts(&it.config, &self.name)));
+        Ok(ids)
+    }
+
+    /// Gives it what the image has at `target`, unless there is something in it.
+    fn fill(&self, image: &Image, target: &Path, durable: Durable) -> Result<()> {
+        let _lock = self.lock()?;
+        // What was filled may be closed to the caller.
+        if fs::read_dir(self.path()).map_or(true, |mut files| files.next().is_some()) {
+            return Ok(());
+        }
+        // The copy takes the place of a directory that must not be mounted.
+        for id in self.containers()? {
+            if self.home.record(&id).is_ok_and(|record| record.supervisor.is_some()) {
+                return Ok(());
             }
         }
-        Ok(users)
+        image.extract(target, &self.path(), durable == Durable::Yes)
+    }
+
+    /// Held while it is filled. Who is to start a container on it says so in the container's state, and then waits for this.
+    fn lock(&self) -> Result<Held> {
+        files::lock_directory(&directory(&self.home, &self.name))
     }
 
     /// Removes it with all that is in it.
@@ -67,6 +94,68 @@ impl Volume {
         }
         discard(&self.home, &self.name).context(attempt)
     }
+}
+
+fn mounts(config: &Config, volume: &str) -> bool {
+    let of_it =
+        |source: &MountSource| matches!(source, MountSource::Volume { name, .. } if name == volume);
+    config.mounts.iter().any(|mount| of_it(&mount.source))
+}
+
+/// Adds the volumes that the image asks for, without names, where nothing else is to be mounted.
+pub(super) fn add_those_of(image: &Image, config: &mut Config) -> Result<()> {
+    let asked = image.config().spec().config().as_ref().and_then(|it| it.volumes().clone());
+    let mut asked = asked.unwrap_or_default();
+    asked.sort_unstable();
+    for volume in asked {
+        let mut target = PathBuf::from("/");
+        for component in Path::new(&volume).components() {
+            match component {
+                Component::Normal(name) => target.push(name),
+                Component::ParentDir => drop(target.pop()),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
+        if target == Path::new("/") {
+            let message = format!("the image asks for a volume at {volume:?}, the root directory");
+            return Err(Error::new(ErrorKind::Malformed, message));
+        }
+        if config.mounts.iter().all(|mount| mount.target != target) {
+            let name = ContainerId::random()?.as_str().to_owned();
+            let source = MountSource::Volume { name, anonymous: true, no_copy: false };
+            config.mounts.push(MountConfig { source, target, read_only: false });
+        }
+    }
+    Ok(())
+}
+
+/// Makes the volumes of a container to be, which is among the staged, and fills those that are empty.
+pub(super) fn prepare(
+    home: &Arc<Home>,
+    config: &Config,
+    image: &Image,
+    durable: Durable,
+) -> Result<()> {
+    for mount in &config.mounts {
+        let MountSource::Volume { name, no_copy, .. } = &mount.source else { continue };
+        let (volume, _) = {
+            // Nobody removes it from now on.
+            let _names = home.lock_names()?;
+            home.make_volume(name)?
+        };
+        if !no_copy {
+            let attempt = || format!("fill the volume {name}");
+            volume.fill(image, &mount.target, durable).context(attempt)?;
+        }
+    }
+    Ok(())
+}
+
+/// The directory of a volume that is to be mounted now, by a container whose state says that it is being started.
+pub(super) fn mounted(home: &Arc<Home>, name: &str) -> Result<PathBuf> {
+    let (volume, _) = home.make_volume(name)?;
+    drop(volume.lock()?);
+    Ok(volume.path())
 }
 
 impl Home {
@@ -107,21 +196,31 @@ impl Home {
     }
 }
 
-/// Removes a volume that has no name of the user's, with its container.
-pub(super) fn remove_anonymous(home: &Arc<Home>, name: &str) -> Result<()> {
-    let Ok(volume) = home.find_volume(name) else { return Ok(()) };
-    match volume.users()?.is_empty() {
-        true => discard(home, name),
-        // Another container has taken it over.
-        false => Ok(()),
+/// Removes the volumes of a container that have no name of the user's, but for those that another has taken over. `path`
+/// is where that container is.
+pub(super) fn remove_anonymous(home: &Arc<Home>, config: &Config, path: &Path) -> Result<()> {
+    for mount in &config.mounts {
+        let MountSource::Volume { name, anonymous: true, .. } = &mount.source else { continue };
+        let Ok(volume) = home.find_volume(name) else { continue };
+        let _names = home.lock_names()?;
+        let others = home.staged()?;
+        let mut others = others.iter().filter(|(other, _)| other != path);
+        if volume.containers()?.is_empty()
+            && !others.any(|(_, identity)| mounts(&identity.config, name))
+        {
+            discard(home, name)?;
+        }
     }
+    Ok(())
 }
 
 fn discard(home: &Home, name: &str) -> Result<()> {
     let path = directory(home, name);
     let layers = home.store().layers()?;
     // Files of subordinate ids are not the caller's to remove with rm(1).
-    layers.remove_writable(path.join(DATA))?;
+    for name in [DATA, "data.part", "links"] {
+        layers.remove_directory(&path.join(name))?;
+    }
     gone(fs::remove_dir(&path)).context(|| format!("remove {}", path.display()))
 }
 

@@ -151,6 +151,18 @@ impl Image {
         layers.changes(&old, &new)
     }
 
+    /// Makes the directory `to`, unless something is in it, a copy of the one that the image has at `path`, if there is one:
+    /// see [`LayerStore::extract`].
+    #[cfg(feature = "container")]
+    pub(crate) fn extract(&self, path: &Path, to: &Path, durable: bool) -> Result<()> {
+        let work = self.store().work()?;
+        work.hold(self)?;
+        let layers = self.store().layers()?;
+        let keys = self.unpack(&work, &layers)?;
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        layers.extract(&keys, path, to, durable)
+    }
+
     /// Unpacks what is not unpacked yet. Returns the keys of the layers, the lowest first.
     pub(super) fn unpack(&self, work: &Work, layers: &LayerStore) -> Result<Vec<String>> {
         self.unpack_or_take(work, layers, |_| None)

@@ -9,6 +9,7 @@ mod detached;
 mod life;
 mod settings;
 mod streams;
+mod volumes;
 
 use std::fs;
 use std::path::PathBuf;

@@ -63,7 +63,7 @@ fn host_config(config: &Config) -> Value {
     let binds = config.mounts.iter().filter_map(|mount| {
         let source = match &mount.source {
             MountSource::Bind { path } => path.display().to_string(),
-            MountSource::Volume { name, anonymous: false } => name.clone(),
+            MountSource::Volume { name, anonymous: false, .. } => name.clone(),
             _ => return None,
         };
         let read_only = if mount.read_only { ":ro" } else { "" };

@@ -15,8 +15,15 @@ pub struct Mount {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     Bind(PathBuf),
-    Volume(Option<String>),
-    Tmpfs { size: Option<u64>, mode: Option<u32> },
+    /// Without a name, a new one.
+    Volume {
+        name: Option<String>,
+        no_copy: bool,
+    },
+    Tmpfs {
+        size: Option<u64>,
+        mode: Option<u32>,
+    },
 }
 
 /// `[SOURCE:]TARGET[:OPTIONS]`. A source with a slash is a path, else the name of a volume.
@@ -28,22 +35,27 @@ pub fn volume(text: &str) -> Result<Mount, String> {
         [source, target, options] => (Some(source), target, options),
         _ => return Err("it is not of the form [SOURCE:]TARGET[:OPTIONS]".into()),
     };
-    let source = match source {
-        None => Source::Volume(None),
+    let mut source = match source {
+        None => Source::Volume { name: None, no_copy: false },
         Some("") => return Err("it has an empty source".into()),
         Some(path) if path.contains('/') || path == "." || path == ".." => {
             Source::Bind(std::path::absolute(path).map_err(|err| err.to_string())?)
         }
-        Some(name) => Source::Volume(Some(name.to_owned())),
+        Some(name) => Source::Volume { name: Some(name.to_owned()), no_copy: false },
     };
     let mut read_only = false;
     for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option {
-            "ro" => read_only = true,
-            "rw" => read_only = false,
+        match (option, &mut source) {
+            ("ro", _) => read_only = true,
+            ("rw", _) => read_only = false,
+            ("nocopy", Source::Volume { no_copy, .. }) => *no_copy = true,
             // Private is what all are, and docker ignores the others on Linux.
-            "rprivate" | "private" | "consistent" | "cached" | "delegated" => {}
-            _ => return Err(format!("the option {option:?} is not known: ro and rw are")),
+            ("rprivate" | "private" | "consistent" | "cached" | "delegated", _) => {}
+            _ => {
+                return Err(format!(
+                    "the option {option:?} is not known: ro, rw and, of volumes, nocopy are"
+                ));
+            }
         }
     }
     Ok(Mount { source, target: target_of(target)?, read_only })
@@ -71,7 +83,7 @@ pub fn tmpfs(text: &str) -> Result<Mount, String> {
 /// `type=bind,source=PATH,target=PATH[,readonly]`, and the same for volumes and tmpfs.
 pub fn mount(text: &str) -> Result<Mount, String> {
     let (mut kind, mut source, mut target) = ("volume".to_owned(), None, None);
-    let (mut size, mut mode, mut read_only) = (None, None, false);
+    let (mut size, mut mode, mut read_only, mut no_copy) = (None, None, false, false);
     for field in fields(text)? {
         let (key, value) = match field.split_once('=') {
             Some((key, value)) => (key.to_ascii_lowercase(), Some(value)),
@@ -83,6 +95,8 @@ pub fn mount(text: &str) -> Result<Mount, String> {
             ("target" | "destination" | "dst", Some(value)) => target = Some(target_of(value)?),
             ("readonly" | "ro", None | Some("true" | "1")) => read_only = true,
             ("readonly" | "ro", Some("false" | "0")) => read_only = false,
+            ("volume-nocopy", None | Some("true" | "1")) => no_copy = true,
+            ("volume-nocopy", Some("false" | "0")) => no_copy = false,
             ("tmpfs-size", Some(value)) => size = Some(sizes::bytes(value)?),
             ("tmpfs-mode", Some(value)) => mode = Some(octal(value)?),
             ("bind-propagation", Some("rprivate" | "private")) => {}
@@ -95,11 +109,14 @@ pub fn mount(text: &str) -> Result<Mount, String> {
         ("bind", Some(path)) if Path::new(&path).is_absolute() => Source::Bind(path.into()),
         ("bind", Some(path)) => return Err(format!("the source {path:?} is not absolute")),
         ("bind", None) => return Err("it has no source".into()),
-        ("volume", name) => Source::Volume(name.filter(|name| !name.is_empty())),
+        ("volume", name) => Source::Volume { name: name.filter(|name| !name.is_empty()), no_copy },
         ("tmpfs", None) => Source::Tmpfs { size, mode },
         ("tmpfs", Some(_)) => return Err("a tmpfs has no source".into()),
         _ => return Err(format!("the type {kind:?} is none of bind, volume and tmpfs")),
     };
+    if kind != "volume" && no_copy {
+        return Err("only a volume has volume-nocopy".into());
+    }
     if kind != "tmpfs" && (size.is_some() || mode.is_some()) {
         return Err("only a tmpfs has tmpfs-size and tmpfs-mode".into());
     }
@@ -149,14 +166,16 @@ mod tests {
     #[test]
     fn volumes_are_paths_names_or_neither() {
         let bind = |path: &str| Source::Bind(path.into());
-        let named = |name: &str| Source::Volume(Some(name.into()));
+        let named = |name: &str| Source::Volume { name: Some(name.into()), no_copy: false };
         assert_eq!(volume("/a:/b"), of(bind("/a"), "/b", false));
         assert_eq!(volume("/a:/b:ro"), of(bind("/a"), "/b", true));
         let here = std::env::current_dir().unwrap().join("a");
         assert_eq!(volume("./a:/b:rw,rprivate"), of(Source::Bind(here), "/b", false));
         assert_eq!(volume("data:/b:ro"), of(named("data"), "/b", true));
-        assert_eq!(volume("/b"), of(Source::Volume(None), "/b", false));
-        for wrong in ["", "a", "a:b", ":/b", "a:/", "/a:/b:shiny", "/a:/b:ro:x"] {
+        assert_eq!(volume("/b"), of(Source::Volume { name: None, no_copy: false }, "/b", false));
+        let empty = Source::Volume { name: Some("data".into()), no_copy: true };
+        assert_eq!(volume("data:/b:ro,nocopy"), of(empty, "/b", true));
+        for wrong in ["", "a", "a:b", ":/b", "a:/", "/a:/b:shiny", "/a:/b:nocopy", "/a:/b:ro:x"] {
             assert!(volume(wrong).is_err(), "{wrong}");
         }
     }
@@ -168,7 +187,9 @@ mod tests {
             mount("type=bind,source=/a,target=/b,readonly"),
             of(Source::Bind("/a".into()), "/b", true)
         );
-        assert_eq!(mount("dst=/b,src=v"), of(Source::Volume(Some("v".into())), "/b", false));
+        let named = |no_copy| Source::Volume { name: Some("v".into()), no_copy };
+        assert_eq!(mount("dst=/b,src=v"), of(named(false), "/b", false));
+        assert_eq!(mount("dst=/b,volume-nocopy,src=v"), of(named(true), "/b", false));
         assert_eq!(
             mount("type=bind,\"src=/a,\"\"x\",dst=/b,ro=false"),
             of(Source::Bind("/a,\"x".into()), "/b", false)
@@ -189,6 +210,7 @@ mod tests {
             "type=npipe,source=/a,target=/b",
             "type=tmpfs,source=/a,target=/b",
             "type=volume,source=v,target=/b,tmpfs-size=1m",
+            "type=bind,source=/v,target=/b,volume-nocopy",
             "target=/b,colour=red",
             "target=/b,\"src=v",
         ] {

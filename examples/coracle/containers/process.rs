@@ -75,9 +75,11 @@ pub struct Process {
 #[command(next_help_heading = "Files")]
 struct Storage {
     /// Mount a directory or file of the host, a volume by its name, or a new volume
-    #[arg(short, long, value_name = "[SOURCE:]TARGET[:ro]", value_parser = mounts::volume)]
+    ///
+    /// A volume that is empty is given what the image has at its place, unless nocopy is said.
+    #[arg(short, long, value_name = "[SOURCE:]TARGET[:ro,nocopy]", value_parser = mounts::volume)]
     volume: Vec<Mount>,
-    /// The same in words: type=bind|volume|tmpfs,source=...,target=...[,readonly][,tmpfs-size=...][,tmpfs-mode=...]
+    /// The same in words: type=bind|volume|tmpfs,source=...,target=...[,readonly][,volume-nocopy][,tmpfs-size=...][,tmpfs-mode=...]
     #[arg(long, value_name = "FIELDS", value_parser = mounts::mount)]
     mount: Vec<Mount>,
     /// Mount memory, empty at each start
@@ -164,8 +166,11 @@ impl Storage {
         for mount in self.volume.into_iter().chain(self.mount).chain(self.tmpfs) {
             let source = match mount.source {
                 Source::Bind(path) => MountSource::Bind { path },
-                Source::Volume(Some(name)) => MountSource::Volume { name, anonymous: false },
-                Source::Volume(None) => MountSource::Volume { name: digits()?, anonymous: true },
+                Source::Volume { name, no_copy } => {
+                    let anonymous = name.is_none();
+                    let name = name.map_or_else(digits, Ok)?;
+                    MountSource::Volume { name, anonymous, no_copy }
+                }
                 Source::Tmpfs { size, mode } => MountSource::Tmpfs { size, mode },
             };
             let Mount { target, read_only, .. } = mount;

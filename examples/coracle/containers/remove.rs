@@ -12,13 +12,14 @@ use crate::root::Root;
 
 /// Remove containers, with all that they have written
 ///
-/// Volumes that have no name go with them.
+/// Volumes stay; --volumes removes those that have no name, with the last container that mounts them. Of a container that
+/// was run with --rm they go in any case.
 #[derive(clap::Args)]
 pub struct Args {
     /// Kill those that run, and do not fail if one is missing
     #[arg(short, long)]
     force: bool,
-    /// Remove volumes without a name too, as is done in any case
+    /// Remove their volumes without a name too
     #[arg(short, long)]
     volumes: bool,
     /// Containers, by name, id, or the beginning of an id
@@ -28,8 +29,12 @@ pub struct Args {
 
 impl Args {
     pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
+        let removal = |container: Container| {
+            let removal = container.removal();
+            if self.volumes { removal.volumes() } else { removal }
+        };
         if !self.force {
-            return each(root, &self.containers, out, |container| Ok(container.remove()?));
+            return each(root, &self.containers, out, |it| Ok(removal(it).run()?));
         }
         let engine = root.engine()?;
         let (found, missing): (Vec<_>, Vec<_>) =
@@ -38,7 +43,7 @@ impl Args {
             out.flush()?;
             Failure::new(format!("no such container: {name}")).print();
         }
-        each(root, &found, out, |container| Ok(container.remove_forced()?))
+        each(root, &found, out, |container| Ok(removal(container).force().run()?))
     }
 }
 

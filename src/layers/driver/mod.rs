@@ -5,6 +5,7 @@ mod btrfs;
 mod compare;
 mod content;
 mod copy;
+mod extract;
 mod merge;
 mod name;
 mod overlay;
