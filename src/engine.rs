@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::container::events::Events;
 use crate::container::{Config, Container, ContainerBuilder, Home, Volume};
 use crate::error::{Context, Error, Result};
 use crate::image::Store;
@@ -97,6 +98,11 @@ impl Engine {
     pub fn containers(&self) -> Result<Vec<Container>> {
         let ids = self.home.ids()?;
         Ok(ids.into_iter().map(|id| Container::new(self.home.clone(), id)).collect())
+    }
+
+    /// What happens to containers and volumes, whichever process does it: [`events`](crate::container::events) shows how to read it.
+    pub fn events(&self) -> Events {
+        self.home.events()
     }
 
     /// The volume `name`, which is made if it is missing.

@@ -81,7 +81,7 @@ fn made(store: &Store, name: &str) -> Result<SystemTime> {
         .ok_or_else(|| Failure::new(format!("the image {name} does not say when it was made")))
 }
 
-/// A point in time, a date, seconds since 1970, or how long ago.
+/// A point in time, a date, seconds since 1970 (`date +%s.%N`), or how long ago.
 pub fn moment(text: &str) -> Option<SystemTime> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Some(time.into());
@@ -89,8 +89,12 @@ pub fn moment(text: &str) -> Option<SystemTime> {
     if let Ok(time) = text.parse::<DateTime>() {
         return Some(time.to_zoned(TimeZone::system()).ok()?.into());
     }
-    if let Ok(seconds) = text.parse::<u64>() {
-        return SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    if let (Ok(seconds), Ok(part)) = (seconds.parse::<u64>(), fraction.parse::<u32>())
+        && let Some(unit) = 9_usize.checked_sub(fraction.len())
+    {
+        let nanos = part * 10_u32.pow(u32::try_from(unit).ok()?);
+        return SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos));
     }
     let ago: Duration = text.parse::<SignedDuration>().ok()?.try_into().ok()?;
     SystemTime::now().checked_sub(ago)

@@ -80,9 +80,18 @@ pub fn time(time: Option<SystemTime>) -> String {
 
 /// `2026-01-31T12:00:00+01:00`, with a `Z` for no offset; empty if unknown.
 pub fn rfc3339(time: Option<SystemTime>) -> String {
+    written(time, "%Y-%m-%dT%H:%M:%S")
+}
+
+/// `2026-01-31T12:00:00.123456789+01:00`.
+pub fn rfc3339_nanos(time: SystemTime) -> String {
+    written(Some(time), "%Y-%m-%dT%H:%M:%S.%9f")
+}
+
+fn written(time: Option<SystemTime>, form: &str) -> String {
     let zoned = time.and_then(local);
     zoned.map_or(String::new(), |zoned| {
         let offset = if zoned.offset().is_zero() { "Z" } else { "%:z" };
-        zoned.strftime(&format!("%Y-%m-%dT%H:%M:%S{offset}")).to_string()
+        zoned.strftime(&format!("{form}{offset}")).to_string()
     })
 }

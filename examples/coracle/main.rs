@@ -42,7 +42,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use containers::{
-    attach, commit, exec, info, life, list, logs, look, remove, run, stats, update, volumes,
+    attach, commit, events, exec, info, life, list, logs, look, remove, run, stats, update, volumes,
 };
 use failure::{Failure, Result, USAGE};
 use output::Output;
@@ -116,6 +116,7 @@ enum Command {
     Prune(prune::Args),
     Verify(verify::Args),
     Repair(verify::RepairArgs),
+    Events(events::Args),
     Info(info::InfoArgs),
     Version(info::VersionArgs),
     Completion(completion::Args),
@@ -202,6 +203,7 @@ enum ManifestCommand {
 #[derive(Subcommand)]
 enum SystemCommand {
     Df(usage::Args),
+    Events(events::Args),
     Info(info::InfoArgs),
     Prune(system::PruneArgs),
 }
@@ -268,6 +270,7 @@ impl Command {
             Self::Repair(args) => args.run(root, out),
             Self::Volume(command) => command.run(root, out),
             Self::System(SystemCommand::Df(args)) => args.run(root, out),
+            Self::System(SystemCommand::Events(args)) | Self::Events(args) => args.run(root, out),
             Self::System(SystemCommand::Info(args)) | Self::Info(args) => args.run(root, out),
             Self::System(SystemCommand::Prune(args)) => args.run(root, out),
             Self::Version(args) => args.run(out),

@@ -173,11 +173,13 @@ impl ContainerBuilder {
         launch::words(&config, &image)?;
         volume::add_those_of(&image, &mut config)?;
         let id = ContainerId::random()?;
+        let labels = image.config().spec().config().as_ref().and_then(|it| it.labels().clone());
         let mut identity = Identity {
             version: VERSION,
             name: String::new(),
             created: Timestamp::now(),
             image: image.digest().to_string(),
+            image_labels: labels.into_iter().flatten().collect(),
             config,
         };
         let mut attempts = 0;
@@ -192,7 +194,11 @@ impl ContainerBuilder {
                     if err.kind() == ErrorKind::AlreadyExists
                         && name.is_none()
                         && attempts < 20 => {}
-                other => return other.map(|()| Container::new(home, id)),
+                other => {
+                    other?;
+                    home.tell(&id, &identity, "create", &[]);
+                    return Ok(Container::new(home, id));
+                }
             }
             attempts += 1;
         }

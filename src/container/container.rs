@@ -123,7 +123,9 @@ impl Container {
             cgroup(&locked.record).and_then(|it| it.set(&resources.limits())).context(attempt)?;
         }
         locked.identity.config.resources = resources.over(&locked.identity.config.resources);
-        locked.save_identity().context(attempt)
+        locked.save_identity().context(attempt)?;
+        locked.tell("update", &[]);
+        Ok(())
     }
 
     /// Changes what is done when it ends.
@@ -132,11 +134,13 @@ impl Container {
     ///
     /// `InvalidInput` for a policy other than [`No`](Restart::No) if it is removed when it ends.
     pub fn set_restart(&self, policy: Restart) -> Result<()> {
-        let set = || {
+        let set = || -> Result<()> {
             let mut locked = self.locked()?;
             locked.identity.config.restart = policy;
             builder::check_restart(&locked.identity.config)?;
-            locked.save_identity()
+            locked.save_identity()?;
+            locked.tell("update", &[]);
+            Ok(())
         };
         set().context(|| self.says("change the restart policy of"))
     }
@@ -163,6 +167,7 @@ impl Container {
         if old != name {
             self.home.release_name(&old, &self.id)?;
         }
+        locked.tell("rename", &[("oldName", &format!("/{old}"))]);
         Ok(())
     }
 }

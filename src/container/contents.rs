@@ -26,9 +26,12 @@ impl Container {
     ///
     /// As of [`Image::rootfs`].
     pub fn rootfs(&self) -> Result<Rootfs> {
-        if let Some(running) = self.home.running_here(&self.id) {
-            return running.rootfs();
+        if let Some(running) = self.home.running_here(&self.id)
+            && let Ok(rootfs) = running.rootfs()
+        {
+            return Ok(rootfs);
         }
+        // It does not run, or its end is being written down.
         let locked = self.locked()?;
         launch::rootfs_as_it_is(&locked, &launch::image_of(&locked)?)
     }
@@ -42,7 +45,7 @@ impl Container {
     ///
     /// As of [`Commit::run`](crate::image::Commit::run).
     pub fn commit(&self, name: &str, changes: ConfigChanges) -> Result<Image> {
-        let commit = || {
+        let commit = || -> Result<Image> {
             let still = match self.set_paused(true) {
                 Ok(()) => true,
                 Err(err)
@@ -59,7 +62,11 @@ impl Container {
             if still {
                 self.set_paused(false)?;
             }
-            image
+            let image = image?;
+            let (id, comment) = (image.id().to_string(), "");
+            let of_image = [("imageID", id.as_str()), ("imageRef", name), ("comment", comment)];
+            self.home.tell_of(&self.id, "commit", &of_image);
+            Ok(image)
         };
         commit().context(|| self.says("commit"))
     }
@@ -73,7 +80,8 @@ impl Container {
         let rootfs = self.rootfs();
         rootfs
             .and_then(|rootfs| Pack::new().rootfs(&rootfs, writer))
-            .map(drop)
-            .context(|| self.says("export"))
+            .context(|| self.says("export"))?;
+        self.home.tell_of(&self.id, "export", &[]);
+        Ok(())
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::container::Container;
+use super::events::Journal;
 use super::files::{self, Durable, Held, gone};
 use super::id::{ContainerId, is_hex};
 use super::locked::Locked;
@@ -27,7 +28,8 @@ use crate::sys;
 /// - `containers/by-id/ID/`: `config.json`, `state.json`, `lock`, what it has written, its log;
 /// - `containers/names/NAME`: a symbolic link to the id;
 /// - `containers/staging`, `trash`: what is being made or removed;
-/// - `containers/supervisors`: a locked file for each process that has started containers.
+/// - `containers/supervisors`: a locked file for each process that has started containers;
+/// - `containers/events`: what has happened to them, see [`events`](super::events).
 #[derive(Debug)]
 pub(crate) struct Home {
     store: Store,
@@ -38,6 +40,7 @@ pub(crate) struct Home {
     /// One of those has ended.
     ended: Condvar,
     supervisor: Mutex<Option<Arc<Supervisor>>>,
+    journal: Journal,
 }
 
 const DIRECTORIES: [&str; 6] = ["by-id", "names", "staging", "trash", "supervisors", "sockets"];
@@ -69,6 +72,7 @@ impl Home {
             running: Mutex::default(),
             ended: Condvar::new(),
             supervisor: Mutex::default(),
+            journal: Journal::open(dir.join("events")).context(attempt)?,
             dir,
         });
         home.recover().context(|| format!("open the containers in {}", home.dir.display()))?;
@@ -77,6 +81,10 @@ impl Home {
 
     pub(crate) fn store(&self) -> &Store {
         &self.store
+    }
+
+    pub(super) fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     pub(super) fn boot(&self) -> &str {

@@ -3,9 +3,10 @@
 use super::attach::{Attachment, REQUEST};
 use super::config::LogDriver;
 use super::container::{Container, cgroup, open};
+use super::executed::Executed;
 use super::launch;
 use super::logs::Logs;
-use super::state::Phase;
+use super::state::{Phase, Record};
 use super::supervisor::knock;
 use crate::cgroups::{Cgroup, Stats};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -58,9 +59,16 @@ impl Container {
         launch::enter_working_dir(&mut base, &locked.identity.config, &image);
         command.fill_from(base);
         let record = locked.record.clone();
+        let executed = Executed::create(self, locked.identity.clone(), &command)?;
         drop(locked);
+        let mut child = self.exec_in(&record, &mut command)?;
+        executed.start(&mut child);
+        Ok(child)
+    }
+
+    fn exec_in(&self, record: &Record, command: &mut Command) -> Result<Child> {
         if let Some(running) = self.home.running_here(&self.id) {
-            let child = running.exec(&mut command)?;
+            let child = running.exec(command)?;
             // Its first process counts as ended only when all others are reaped.
             self.home.supervisor()?.watch(&self.id, &child)?;
             return Ok(child);
@@ -68,7 +76,7 @@ impl Container {
         let cgroup = Cgroup::at_paths(&record.cgroup).ok();
         let process =
             record.process.ok_or_else(|| Error::new(ErrorKind::InvalidState, "it has ended"))?;
-        Child::adopt(process.pid, open(&record)?, cgroup.as_ref())?.exec(&mut command)
+        Child::adopt(process.pid, open(record)?, cgroup.as_ref())?.exec(command)
     }
 
     /// Takes hold of its streams, from now on.
@@ -77,7 +85,9 @@ impl Container {
     ///
     /// `InvalidState` if it does not run.
     pub fn attach(&self) -> Result<Attachment> {
-        self.try_attach().context(|| self.says("attach to"))
+        let attachment = self.try_attach().context(|| self.says("attach to"))?;
+        self.home.tell_of(&self.id, "attach", &[]);
+        Ok(attachment)
     }
 
     fn try_attach(&self) -> Result<Attachment> {

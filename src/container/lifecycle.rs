@@ -10,7 +10,7 @@ use super::launch;
 use super::locked::Locked;
 use super::monitor;
 use super::process::ProcessId;
-use super::state::Phase;
+use super::state::{Identity, Phase};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::namespaces::{ExitStatus, Signal, TerminalSize};
 use crate::sys;
@@ -68,6 +68,9 @@ impl Container {
     fn start_with(&self, terminal: TerminalSize, clients: Vec<OwnedFd>) -> Result<()> {
         let supervisor = self.home.supervisor()?;
         let mut locked = self.lock_to_start()?;
+        if !clients.is_empty() {
+            locked.tell("attach", &[]);
+        }
         let started = locked.start(supervisor.identity, terminal, |launch| {
             supervisor.launch(self, launch, clients)
         });
@@ -131,6 +134,7 @@ impl Container {
         }
         let pidfd = open(&locked.record)?;
         sys::spawn::send_signal(&pidfd, signal.number()).context(|| "pidfd_send_signal")?;
+        locked.tell("kill", &[("signal", &signal.number().to_string())]);
         if signal == Signal::KILL && locked.record.phase == Phase::Paused {
             // On cgroup v1 the frozen do not even die.
             cgroup(&locked.record)?.thaw()?;
@@ -152,6 +156,7 @@ impl Container {
         let mut locked = self.locked()?;
         if locked.record.phase == Phase::Restarting {
             locked.record.ended(locked.record.exit, None);
+            locked.tell("stop", &[]);
         }
         locked.record.stopping = true;
         locked.save()?;
@@ -170,21 +175,29 @@ impl Container {
             drop(locked);
             return self.wait_until_recorded();
         };
-        let _ = sys::spawn::send_signal(&pidfd, signal.number());
+        let kill = |identity: &Identity, signal: i32| {
+            let _ = sys::spawn::send_signal(&pidfd, signal);
+            self.home.tell(&self.id, identity, "kill", &[("signal", &signal.to_string())]);
+        };
+        kill(&locked.identity, signal.number());
         if locked.record.phase == Phase::Paused {
             cgroup(&locked.record)?.thaw()?;
             locked.record.phase = Phase::Running;
             locked.save()?;
+            locked.tell("unpause", &[]);
         }
+        let identity = locked.identity.clone();
         drop(locked);
         let ended = sys::wait::poll(&pidfd, Some(grace)).context(|| "wait for its end")?;
         if !ended {
-            let _ = sys::spawn::send_signal(&pidfd, libc::SIGKILL);
+            kill(&identity, libc::SIGKILL);
             if !sys::wait::poll(&pidfd, Some(DYING)).context(|| "wait for its end")? {
                 return Err(Error::new(ErrorKind::TimedOut, "it does not die, even by SIGKILL"));
             }
         }
-        self.wait_until_recorded()
+        self.wait_until_recorded()?;
+        self.home.tell(&self.id, &identity, "stop", &[]);
+        Ok(())
     }
 
     /// Waits until its supervisor has written down that it has ended.
@@ -204,7 +217,22 @@ impl Container {
     pub fn restart(&self, grace: impl Into<Option<Duration>>) -> Result<()> {
         self.try_stop(grace.into())
             .and_then(|()| self.start_with(TerminalSize::default(), Vec::new()))
-            .context(|| self.says("restart"))
+            .context(|| self.says("restart"))?;
+        self.home.tell_of(&self.id, "restart", &[]);
+        Ok(())
+    }
+
+    /// Stops it, if it runs, and starts it again [detached](Self::start_detached).
+    ///
+    /// # Errors
+    ///
+    /// As [`stop`](Self::stop) and [`start_detached`](Self::start_detached).
+    pub fn restart_detached(&self, grace: impl Into<Option<Duration>>) -> Result<()> {
+        self.try_stop(grace.into())
+            .and_then(|()| monitor::start(self, TerminalSize::default(), None))
+            .context(|| self.says("restart"))?;
+        self.home.tell_of(&self.id, "restart", &[]);
+        Ok(())
     }
 
     /// Waits until it has ended, and is not to be started anew. At once if it does not run.
@@ -305,6 +333,8 @@ impl Container {
         let cgroup = cgroup(&locked.record)?;
         if paused { cgroup.freeze() } else { cgroup.thaw() }?;
         locked.record.phase = to;
-        locked.save()
+        locked.save()?;
+        locked.tell(if paused { "pause" } else { "unpause" }, &[]);
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::config::{MountConfig, MountSource};
 use super::files::{self, Durable, Held};
 use super::home::Home;
 use super::id::ContainerId;
@@ -91,7 +92,9 @@ impl<'a> Locked<'a> {
         match started {
             Ok(process) => {
                 self.record.started(process, supervisor);
-                self.save()
+                self.save()?;
+                self.tell_start();
+                Ok(())
             }
             Err(err) => {
                 self.record.ended(None, Some(format!("{err:#}")));
@@ -123,7 +126,7 @@ impl<'a> Locked<'a> {
                 true => format!("its supervisor, process {}, was killed", supervisor.pid),
                 false => "the machine was restarted".to_owned(),
             };
-            self.record.ended(Some(Exit::killed()), Some(why));
+            self.ended(Exit::killed(), Some(why));
             if self.identity.config.remove {
                 self.record.phase = Phase::Removing;
                 self.save()?;
@@ -135,6 +138,54 @@ impl<'a> Locked<'a> {
         self.record.cgroup = Vec::new();
         self.record.boot = self.home.boot().to_owned();
         self.save()
+    }
+
+    /// Notes that it has ended, and tells that first: whoever sees its end can read of it.
+    pub(super) fn ended(&mut self, exit: Exit, error: Option<String>) {
+        // One that was to be started anew has ended before.
+        if self.record.phase.is_alive() {
+            if exit.out_of_memory {
+                self.tell("oom", &[]);
+            }
+            let code = exit.status(&self.identity.config).shell_code().to_string();
+            self.tell("die", &[("exitCode", &code)]);
+            self.tell_volumes("unmount", |_| Vec::new());
+        }
+        self.record.ended(Some(exit), error);
+    }
+
+    /// Tells of it, see [`events`](super::events).
+    pub(super) fn tell(&self, action: &str, more: &[(&str, &str)]) {
+        self.home.tell(self.id, &self.identity, action, more);
+    }
+
+    fn tell_start(&self) {
+        self.tell_volumes("mount", |mount| {
+            let writable = if mount.read_only { "false" } else { "true" };
+            let target = mount.target.to_string_lossy().into_owned();
+            vec![
+                ("destination", target),
+                ("propagation", String::new()),
+                ("read/write", writable.to_owned()),
+            ]
+        });
+        self.tell("start", &[]);
+    }
+
+    fn tell_volumes(
+        &self,
+        action: &str,
+        more: impl Fn(&MountConfig) -> Vec<(&'static str, String)>,
+    ) {
+        for mount in &self.identity.config.mounts {
+            if let MountSource::Volume { name, .. } = &mount.source {
+                let more = more(mount);
+                let mut attributes: Vec<_> =
+                    more.iter().map(|(name, it)| (*name, it.as_str())).collect();
+                attributes.push(("container", self.id.as_str()));
+                self.home.tell_volume(name, action, &attributes);
+            }
+        }
     }
 
     fn finish_removal(&mut self) -> Result<()> {

@@ -7,6 +7,8 @@ mod config;
 mod container;
 mod contents;
 mod etc;
+pub mod events;
+mod executed;
 mod files;
 mod home;
 mod id;

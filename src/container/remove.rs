@@ -1,11 +1,13 @@
 //! Taking containers away, step by step, so that whoever comes after a crash can go on.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::container::Container;
+use super::events::EventKind;
 use super::files::{self, gone};
 use super::home::Home;
 use super::id::ContainerId;
@@ -118,6 +120,7 @@ pub(super) fn finish(locked: &mut Locked<'_>) -> Result<()> {
         gone(fs::rename(&directory, &trash))
             .context(|| format!("move {} away", directory.display()))?;
     }
+    locked.tell("destroy", &[]);
     empty(home, &home.path("trash").join(id.as_str()))
 }
 
@@ -131,6 +134,8 @@ fn damaged(home: &Arc<Home>, id: &ContainerId) -> Result<()> {
         gone(fs::rename(&directory, &trash))
             .context(|| format!("move {} away", directory.display()))?;
     }
+    let (kind, id) = (EventKind::Container, id.to_string());
+    home.journal().note(kind, "destroy".to_owned(), id, BTreeMap::new());
     empty(home, &trash)
 }
 

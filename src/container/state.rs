@@ -1,5 +1,6 @@
 //! How a container is at the moment, and how that is kept on disk.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -81,6 +82,8 @@ pub(super) struct Identity {
     pub(super) created: Timestamp,
     /// The digest of the manifest.
     pub(super) image: String,
+    #[serde(default)]
+    pub(super) image_labels: BTreeMap<String, String>,
     pub(super) config: Config,
 }
 

@@ -173,6 +173,9 @@ impl Home {
                 Err(err) => return Err(err).context(attempt),
             }
         }
+        if new {
+            self.tell_volume(name, "create", &[]);
+        }
         Ok((Volume { home: self.clone(), name: name.to_owned() }, new))
     }
 
@@ -221,7 +224,9 @@ fn discard(home: &Home, name: &str) -> Result<()> {
     for name in [DATA, "data.part", "links"] {
         layers.remove_directory(&path.join(name))?;
     }
-    gone(fs::remove_dir(&path)).context(|| format!("remove {}", path.display()))
+    gone(fs::remove_dir(&path)).context(|| format!("remove {}", path.display()))?;
+    home.tell_volume(name, "destroy", &[]);
+    Ok(())
 }
 
 fn directory(home: &Home, name: &str) -> PathBuf {

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
-use super::child::{OwnCgroup, Process};
+use super::child::{OnEnd, OwnCgroup, Process};
 use super::root::Source;
-use super::{Child, Namespaces, Root, UserNamespace};
+use super::{Child, ExitStatus, Namespaces, Root, UserNamespace};
 use crate::cgroups::Cgroup;
 use crate::error::{Context, Result};
 
@@ -58,8 +58,14 @@ impl Child {
                 kill_on_drop: false,
                 guests: Arc::default(),
                 guest: None,
+                on_end: None,
             },
         })
+    }
+
+    /// Has somebody told how it ended, once this handle knows: when it was waited for, or dropped and so killed.
+    pub(crate) fn on_end(&mut self, tell: impl FnOnce(&ExitStatus) + Send + Sync + 'static) {
+        self.process.on_end = Some(OnEnd(Box::new(tell)));
     }
 }
 

@@ -1,5 +1,6 @@
 //! A running process.
 
+use std::fmt;
 use std::io::{PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -74,6 +75,16 @@ pub(super) struct Process {
     /// Those executed in its namespaces, it included if it is one.
     pub(super) guests: Arc<Guests>,
     pub(super) guest: Option<Arc<Guest>>,
+    pub(super) on_end: Option<OnEnd>,
+}
+
+/// Who is to be told how a process ended.
+pub(super) struct OnEnd(pub(super) Box<dyn FnOnce(&ExitStatus) + Send + Sync>);
+
+impl fmt::Debug for OnEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnEnd")
+    }
 }
 
 /// The cgroup a process runs in.
@@ -304,10 +315,17 @@ impl Process {
         };
         let status = ExitStatus::new(ended.status, cause, ended.usage.as_ref().map(usage));
         self.status = Some(status.clone());
+        self.tell(&status);
         if let Some(own) = self.cgroup.take_if(|own| own.owned) {
             own.cgroup.delete()?;
         }
         Ok(Some(status))
+    }
+
+    fn tell(&mut self, status: &ExitStatus) {
+        if let Some(OnEnd(tell)) = self.on_end.take() {
+            tell(status);
+        }
     }
 
     fn wait_pidfd(&self, block: bool) -> Result<Option<sys::wait::Ended>> {
@@ -409,7 +427,9 @@ impl Drop for Process {
     fn drop(&mut self) {
         if self.kill_on_drop && self.status.is_none() {
             let _ = self.kill_all();
-            let _ = self.wait_pidfd(true);
+            if let Ok(Some(ended)) = self.wait_pidfd(true) {
+                self.tell(&ExitStatus::new(ended.status, None, None));
+            }
         }
     }
 }

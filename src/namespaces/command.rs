@@ -188,6 +188,16 @@ impl Command {
         self
     }
 
+    /// The program.
+    pub fn get_program(&self) -> &OsStr {
+        &self.program
+    }
+
+    /// Its arguments, without the program.
+    pub fn get_args(&self) -> impl Iterator<Item = &OsStr> {
+        self.args.iter().map(OsString::as_os_str)
+    }
+
     /// What the program sees as its own name, if not `program`.
     pub fn arg0(&mut self, name: impl AsRef<OsStr>) -> &mut Self {
         self.arg0 = Some(name.as_ref().into());

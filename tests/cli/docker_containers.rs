@@ -1,7 +1,6 @@
 //! Containers by the same command lines as docker's, side by side with Debian's. (Of exec's file that is no program docker tells on
 //! standard output.)
 
-use crate::common::engines::Docker;
 use crate::common::{require, setup};
 use crate::life::Scene;
 use crate::{finish, run};
@@ -9,13 +8,9 @@ use crate::{finish, run};
 #[test]
 fn containers_live_and_are_told_of_as_dockers() {
     let scene = require!(Scene::new("cli-docker-containers"));
-    // The daemon's own directory: it is not to lie in what the scene removes.
     let dir = setup("cli-docker-daemon");
-    let docker = require!(Docker::start(&dir, "overlay2"));
+    let docker = require!(scene.docker(&dir));
     let store = &scene.store;
-    let archive = dir.join("image.tar");
-    assert_eq!(run(store, &["save", "-o", archive.to_str().unwrap(), "busybox:1"]).status, 0);
-    docker.load(&archive);
     let mut different = Vec::new();
     let mut same = |arguments: &[&str]| {
         let theirs = finish(docker.command(arguments).env("TZ", "UTC"));

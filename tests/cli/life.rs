@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use coracle::image::Store;
 
+use crate::common::engines::Docker;
 use crate::common::{self, Sandbox, require, setup};
 use crate::containers::runnable;
 use crate::{command, fails, finish, lines, run};
@@ -20,6 +21,15 @@ impl Scene {
     pub fn new(name: &str) -> Result<Self, common::Missing> {
         let dir = setup(name);
         Ok(Self { store: runnable(&dir)?, dir })
+    }
+
+    /// Docker, with the same image. Its directory is not to lie in what the scene removes.
+    pub fn docker(&self, dir: &Sandbox) -> Result<Docker, common::Missing> {
+        let docker = Docker::start(dir, "overlay2")?;
+        let archive = dir.join("image.tar");
+        lines(&self.store, &["save", "-o", archive.to_str().unwrap(), "busybox:1"]);
+        docker.load(&archive);
+        Ok(docker)
     }
 
     /// Runs `sh -c script` in the background, with these options.

@@ -13,6 +13,7 @@ mod changes;
 mod containers;
 mod docker;
 mod docker_containers;
+mod events;
 mod life;
 mod lists;
 mod options;

@@ -6,6 +6,7 @@
 mod common;
 mod crashes;
 mod detached;
+mod events;
 mod life;
 mod settings;
 mod streams;

@@ -41,10 +41,7 @@ impl StopArgs {
     /// `restart`, in the background.
     pub fn restart(self, root: &Root, out: &mut Output) -> Result<()> {
         let grace = grace(self.time);
-        each(root, &self.containers, out, |container| {
-            container.stop(grace)?;
-            Ok(container.start_detached()?)
-        })
+        each(root, &self.containers, out, |container| Ok(container.restart_detached(grace)?))
     }
 }
 

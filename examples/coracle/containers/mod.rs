@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod commit;
 pub mod describe;
+pub mod events;
 pub mod exec;
 mod files;
 mod filter;

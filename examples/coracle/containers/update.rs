@@ -25,14 +25,18 @@ pub struct Args {
 impl Args {
     pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
         let resources = self.limits.resources()?;
-        if resources == coracle::container::Resources::default() && self.restart.is_none() {
+        let limited = resources != coracle::container::Resources::default();
+        if !limited && self.restart.is_none() {
             return Err(Failure::new("you must provide one or more flags when using this command"));
         }
         each(root, &self.containers, out, |container| {
             if let Some(policy) = self.restart {
                 container.set_restart(policy)?;
             }
-            Ok(container.update(&resources)?)
+            if limited {
+                container.update(&resources)?;
+            }
+            Ok(())
         })
     }
 }

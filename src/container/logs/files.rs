@@ -40,7 +40,7 @@ pub(super) fn ages(dir: &Path) -> Result<Vec<u32>> {
 }
 
 /// Opens a log file: never through a link, never anything but a file.
-pub(super) fn open(options: &mut OpenOptions, path: &Path) -> Result<File> {
+pub(in crate::container) fn open(options: &mut OpenOptions, path: &Path) -> Result<File> {
     let attempt = || format!("open the log {}", path.display());
     let file = options
         // Not to wait for the other end of a pipe that somebody has put there.
@@ -56,7 +56,7 @@ pub(super) fn open(options: &mut OpenOptions, path: &Path) -> Result<File> {
 }
 
 /// Whether there was nothing to do it to.
-pub(super) fn missing_is_fine(result: io::Result<()>) -> io::Result<()> {
+pub(in crate::container) fn missing_is_fine(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,

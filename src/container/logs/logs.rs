@@ -117,10 +117,21 @@ impl IntoIterator for Logs {
     type IntoIter = Box<dyn Iterator<Item = Result<Line>> + Send>;
 
     fn into_iter(self) -> Self::IntoIter {
-        match self.lines() {
-            Ok(lines) => Box::new(lines),
-            Err(err) => Box::new(iter::once(Err(err))),
-        }
+        items(self.lines())
+    }
+}
+
+/// What is to be read; an error in opening it is the only item.
+pub(in crate::container) fn items<T, I>(
+    opened: Result<I>,
+) -> Box<dyn Iterator<Item = Result<T>> + Send>
+where
+    T: Send + 'static,
+    I: Iterator<Item = Result<T>> + Send + 'static,
+{
+    match opened {
+        Ok(items) => Box::new(items),
+        Err(err) => Box::new(iter::once(Err(err))),
     }
 }
 

@@ -42,11 +42,15 @@ mod watch;
 mod writer;
 
 pub use batch::Batch;
+pub(super) use files::{missing_is_fine, open as open_file};
 pub use format::{Format, Stream};
 pub use line::Line;
 pub use lines::Lines;
 pub use logs::Logs;
+pub(super) use logs::items;
 pub use rotation::Rotation;
+pub(super) use source::Source;
+pub(super) use watch::Watch;
 pub use writer::LogWriter;
 
 /// A longer line is written in pieces of this many bytes, as docker and containerd do.

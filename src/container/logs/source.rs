@@ -14,12 +14,12 @@ const BLOCK: usize = 64 << 10;
 
 /// One file of a log, read line by line.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(in crate::container) struct Source {
     pub(super) file: File,
     path: PathBuf,
     id: (u64, u64),
     /// Where the reader stops, if the file is not followed.
-    pub(super) end: Option<u64>,
+    pub(in crate::container) end: Option<u64>,
     /// Where the next block is read from.
     offset: u64,
     buffer: Vec<u8>,
@@ -33,7 +33,7 @@ pub(super) struct Source {
 
 impl Source {
     /// Opens a file of the log; `None` if it is gone.
-    pub(super) fn open(path: PathBuf) -> Result<Option<Self>> {
+    pub(in crate::container) fn open(path: PathBuf) -> Result<Option<Self>> {
         let file = match files::open(OpenOptions::new().read(true), &path) {
             Err(err) if err.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
             result => result?,
@@ -65,7 +65,7 @@ impl Source {
 
     /// The next whole line without its newline; `None` at the end, where more may come later. An empty one that is told
     /// to be damaged stands for a line that is too long.
-    pub(super) fn next_line(&mut self) -> Result<Option<&[u8]>> {
+    pub(in crate::container) fn next_line(&mut self) -> Result<Option<&[u8]>> {
         self.look().context(|| format!("read the log {}", self.path.display())).map(|found| {
             let (start, end) = found?;
             Some(&self.buffer[start..end])

@@ -1,4 +1,4 @@
-//! What happens in the directory of a log.
+//! What happens in the directory of a log, or of events.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -13,22 +13,22 @@ use crate::error::{Context, Result};
 
 /// Tells when there may be more to read, and counts the files that are begun.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(in crate::container) struct Watch {
     inotify: Inotify,
     /// How many files were begun since.
     pub(super) begun: u64,
-    /// The file that grows is gone, and none has taken its place.
-    pub(super) removed: bool,
+    /// The file that grows is gone, and none has taken its place; or the directory is.
+    pub(in crate::container) removed: bool,
 }
 
 impl Watch {
-    pub(super) fn new(dir: &Path) -> Result<Self> {
-        let attempt = || format!("watch the logs in {}", dir.display());
+    pub(in crate::container) fn new(dir: &Path) -> Result<Self> {
+        let attempt = || format!("watch {}", dir.display());
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
             .context(attempt)
             .map_err(|err| match err.raw_os_error() {
                 Some(libc::EMFILE) => err.with_hint(
-                    "each followed log is an inotify instance, of which fs.inotify.max_user_instances limits the number",
+                    "each follower is an inotify instance, of which fs.inotify.max_user_instances limits the number",
                 ),
                 _ => err,
             })?;
@@ -49,7 +49,7 @@ impl Watch {
     }
 
     /// Takes note of what has happened.
-    pub(super) fn look(&mut self) -> Result<()> {
+    pub(in crate::container) fn look(&mut self) -> Result<()> {
         loop {
             let events = match self.inotify.read_events() {
                 Ok(events) => events,
@@ -74,13 +74,13 @@ impl Watch {
     }
 
     /// Waits until something happens, if not longer than `timeout`.
-    pub(super) fn wait(&self, timeout: Option<Duration>) -> Result<()> {
+    pub(in crate::container) fn wait(&self, timeout: Option<Duration>) -> Result<()> {
         let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
             PollTimeout::try_from(timeout.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX)
         });
         match poll(&mut [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)], timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(errno).context(|| "wait for a log to grow"),
+            Err(errno) => Err(errno).context(|| "wait for a file to grow"),
         }
     }
 }

@@ -344,7 +344,7 @@ impl Supervision {
         let container = task.container.clone();
         let since = task.since;
         match Locked::try_of(container.home(), container.id()) {
-            Ok(None) => return self.alarm(RETRY, Alarm::Record(number, exit)),
+            Ok(None) => self.alarm(RETRY, Alarm::Record(number, exit)),
             Ok(Some(mut locked)) => {
                 // The processes first, then what they used.
                 let running = task.running.clone();
@@ -355,7 +355,7 @@ impl Supervision {
                 if since.elapsed() >= WELL {
                     locked.record.restarts = 0;
                 }
-                locked.record.ended(Some(exit), None);
+                locked.ended(exit, None);
                 if restart {
                     self.restart_later(&mut locked, &container);
                 }
@@ -368,6 +368,8 @@ impl Supervision {
                 if remove && saved.is_ok() {
                     let _ = remove::finish(&mut locked);
                 }
+                // Under the lock: whoever takes it next finds nothing of it running.
+                container.home().has_ended(container.id());
             }
             // Its directory was taken away from under it.
             Err(_) => {
@@ -375,9 +377,9 @@ impl Supervision {
                     let _ = task.running.exit.set(exit);
                     task.running.end();
                 }
+                container.home().has_ended(container.id());
             }
         }
-        container.home().has_ended(container.id());
     }
 
     /// Lets some time pass first, the more the oftener it was.
@@ -418,6 +420,9 @@ impl Supervision {
         clients: Vec<OwnedFd>,
     ) -> Result<()> {
         let mut locked = container.lock_to_start()?;
+        if !clients.is_empty() {
+            locked.tell("attach", &[]);
+        }
         self.begin_locked(container, &mut locked, terminal, clients)
     }
 

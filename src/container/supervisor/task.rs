@@ -254,7 +254,11 @@ impl Task {
                 Some((RESIZE, 4)) => {
                     let number = |at: usize| u16::from_le_bytes([buffer[at], buffer[at + 1]]);
                     if let Some(terminal) = &self.terminal {
-                        let _ = terminal.resize(TerminalSize::new(number(0), number(2)));
+                        let (columns, rows) = (number(0), number(2));
+                        let _ = terminal.resize(TerminalSize::new(columns, rows));
+                        let (width, height) = (columns.to_string(), rows.to_string());
+                        let size = [("width", width.as_str()), ("height", height.as_str())];
+                        self.container.home().tell_of(self.container.id(), "resize", &size);
                     }
                 }
                 Some(_) => {}
@@ -289,9 +293,11 @@ impl Task {
     /// Lets go of clients that have left, and has the container wait for those that read slowly.
     fn settle_clients(&mut self, poller: &Poller) {
         let before = self.clients.len();
+        let (home, id) = (self.container.home(), self.container.id());
         self.clients.retain(|(_, client)| {
             if client.gone {
                 poller.remove(client);
+                home.tell_of(id, "detach", &[]);
             }
             !client.gone
         });

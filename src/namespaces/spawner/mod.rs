@@ -614,6 +614,7 @@ impl<'a> Builder<'a> {
                 kill_on_drop: true,
                 guests: self.inside.map(|host| host.guests.clone()).unwrap_or_default(),
                 guest: None,
+                on_end: None,
             },
         };
         if self.inside.is_some() {

@@ -1,0 +1,316 @@
+//! What is told of containers and volumes, and to whom.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use coracle::container::Container;
+use coracle::container::events::{Event, EventKind, EventStream};
+use coracle::image::ConfigChanges;
+use coracle::namespaces::{Command, Signal};
+use coracle::{Engine, ErrorKind, MIB};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::common::require;
+use crate::{Scene, scene};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// All that has happened since.
+fn told(engine: &Engine, since: SystemTime) -> Vec<Event> {
+    let events = engine.events().since(since).until(SystemTime::now());
+    events.into_iter().map(Result::unwrap).collect()
+}
+
+fn actions(events: &[Event]) -> Vec<&str> {
+    events.iter().map(|event| event.action.as_str()).collect()
+}
+
+fn next(stream: &mut EventStream) -> Event {
+    stream.next_timeout(PATIENCE).unwrap().unwrap()
+}
+
+#[test]
+fn a_life_is_told_from_beginning_to_end() {
+    let scene = require!(scene("events-life"));
+    let start = SystemTime::now();
+    let builder = scene.engine.container("box").name("web").label("tier", "a=b, \"c\"\n\u{1}");
+    let script = "trap 'exit 7' TERM; while :; do sleep 0.02; done";
+    let container = builder.command(["sh", "-c", script]).volume("data", "/srv").create().unwrap();
+    container.start().unwrap();
+    let mut command = Command::new("sh");
+    command.arg("-c").arg("exit 3");
+    assert_eq!(container.exec_command(command).unwrap().wait().unwrap().code(), Some(3));
+    container.kill(Signal::KILL).unwrap();
+    container.wait().unwrap();
+    container.start().unwrap();
+    container.rename("job").unwrap();
+    drop(container.attach().unwrap());
+    container.stop(PATIENCE).unwrap();
+    container.commit("snapshot", ConfigChanges::default()).unwrap();
+    container.export(std::io::sink()).unwrap();
+    let id = container.id().to_string();
+    container.remove().unwrap();
+    scene.engine.find_volume("data").unwrap().remove().unwrap();
+
+    let mut events = told(&scene.engine, start);
+    // When he is noticed to have left is another thread's business.
+    let detached = events.iter().position(|event| event.action == "detach");
+    detached.map(|at| events.remove(at));
+    let expected = [
+        "create",
+        "create",
+        "mount",
+        "start",
+        "exec_create: sh -c exit 3",
+        "exec_start: sh -c exit 3",
+        "exec_die",
+        "kill",
+        "die",
+        "unmount",
+        "mount",
+        "start",
+        "rename",
+        "attach",
+        "kill",
+        "die",
+        "unmount",
+        "stop",
+        "commit",
+        "export",
+        "destroy",
+        "destroy",
+    ];
+    assert_eq!(actions(&events), expected);
+    let (containers, volumes): (Vec<_>, Vec<_>) =
+        events.iter().partition(|event| event.kind == EventKind::Container);
+    assert!(containers.iter().all(|event| event.id == id && event.attributes["image"] == "box"));
+    assert!(containers.iter().all(|event| event.attributes["tier"] == "a=b, \"c\"\n\u{1}"));
+    assert!(volumes.iter().all(|event| event.id == "data"), "{volumes:?}");
+    assert!(events.is_sorted_by_key(|event| event.time));
+    assert!(events[0].time >= start && events[21].time <= SystemTime::now());
+    let codes: Vec<_> = events.iter().filter_map(Event::exit_code).collect();
+    assert_eq!(codes, [3, 128 + 9, 7]);
+    let named = |at: usize, name: &str| events[at].attributes[name].clone();
+    assert_eq!((named(1, "name"), named(20, "name")), ("web".to_owned(), "job".to_owned()));
+    assert_eq!(named(12, "oldName"), "/web");
+    assert_eq!((named(7, "signal"), named(14, "signal")), ("9".to_owned(), "15".to_owned()));
+    assert_eq!((named(2, "container"), named(2, "destination")), (id, "/srv".to_owned()));
+    assert_eq!(named(4, "execID"), named(6, "execID"));
+}
+
+#[test]
+fn one_that_runs_out_of_memory_is_told_of() {
+    let scene = require!(scene("events-memory"));
+    let start = SystemTime::now();
+    let builder = scene.engine.container("box").memory(16 * MIB).remove_on_exit();
+    let container = builder.command(["dd", "if=/dev/zero", "of=/dev/null", "bs=64M"]).start();
+    // It takes memory controllers.
+    let Ok(container) = container else { return };
+    if !container.wait().unwrap().out_of_memory() {
+        return;
+    }
+    let events = told(&scene.engine, start);
+    assert_eq!(actions(&events)[..4], ["create", "start", "oom", "die"]);
+    assert_eq!(events[3].exit_code(), Some(137));
+}
+
+#[test]
+fn listeners_are_woken_and_hear_only_what_comes() {
+    let scene = require!(scene("events-listen"));
+    let before = scene.engine.container("box").name("before").command(["true"]).create().unwrap();
+    // Another handle, as another process has it.
+    let other = Engine::open(scene.dir.join("root")).unwrap();
+    let mut stream = other.events().action("create").kind(EventKind::Container).listen().unwrap();
+    assert_eq!(stream.try_next().unwrap(), None);
+    assert_eq!(stream.next_timeout(Duration::from_millis(1)).unwrap(), None);
+    let mut all = other.events().listen().unwrap();
+    let waiting = thread::spawn(move || (next(&mut stream), stream));
+    let container = scene.engine.container("box").name("after").command(["true"]).create().unwrap();
+    let (event, stream) = waiting.join().unwrap();
+    assert_eq!((event.attributes["name"].as_str(), event.action.as_str()), ("after", "create"));
+    assert!(!stream.is_finished());
+
+    // Until it is empty, then when it is readable.
+    assert_eq!(next(&mut all), event);
+    assert_eq!(all.try_next().unwrap(), None);
+    let readable = |timeout: u16| {
+        let mut fds = [PollFd::new(all.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::from(timeout)).unwrap() == 1
+    };
+    assert!(!readable(0));
+    container.remove().unwrap();
+    assert!(readable(60_000));
+    assert_eq!(next(&mut all).action, "destroy");
+    before.remove().unwrap();
+    assert_eq!(next(&mut all).attributes["name"], "before");
+}
+
+#[test]
+fn conditions_choose() {
+    let scene = require!(scene("events-filters"));
+    let start = SystemTime::now();
+    let make = |name: &str, labels: &[(&str, &str)]| {
+        let builder = scene.engine.container("box").name(name).command(["true"]);
+        let builder =
+            labels.iter().fold(builder, |builder, (name, value)| builder.label(*name, *value));
+        let container = builder.start().unwrap();
+        container.wait().unwrap();
+        container
+    };
+    let one = make("one", &[("tier", "low")]);
+    let middle = SystemTime::now();
+    let two = make("two", &[("tier", "high"), ("x", "")]);
+    scene.engine.volume("data").unwrap();
+    let all = || scene.engine.events().since(start).until(SystemTime::now());
+    let names = |events: coracle::container::events::Events| {
+        let line = |event: Event| {
+            let name = event.attributes.get("name").cloned().unwrap_or_default();
+            format!("{} {name}", event.action)
+        };
+        events.into_iter().map(|event| line(event.unwrap())).collect::<Vec<_>>()
+    };
+    let of = |name: &str| ["create", "start", "die"].map(|action| format!("{action} {name}"));
+    let both = [of("one"), of("two")].concat();
+    assert_eq!(names(all().kind(EventKind::Container)), both);
+    assert_eq!(names(all().kind(EventKind::Volume)), ["create "]);
+    assert_eq!(names(all().image("box")), both);
+    assert_eq!(names(all().image("bo")), [""; 0]);
+    assert_eq!(names(all().container("one")), of("one"));
+    assert_eq!(names(all().container(two.id().short())), of("two"));
+    assert_eq!(names(all().container("one").container("two")), both);
+    assert_eq!(names(all().label("tier", None)), both);
+    assert_eq!(names(all().label("tier", "low")), of("one"));
+    assert_eq!(names(all().label("tier", "high").label("x", "")), of("two"));
+    assert_eq!(names(all().label("tier", "low").label("x", None)), [""; 0]);
+    assert_eq!(names(all().action("die").action("start").container("one")), of("one")[1..]);
+    assert_eq!(names(all().volume("data")), ["create "]);
+    assert_eq!(names(all().volume("date")), [""; 0]);
+    assert_eq!(names(all().since(middle).kind(EventKind::Container)), of("two"));
+    assert_eq!(names(all().until(middle)), of("one"));
+    // One that lies ahead ends them too.
+    let soon = SystemTime::now() + Duration::from_millis(200);
+    let until = scene.engine.events().until(soon).into_iter();
+    scene.engine.volume("late").unwrap();
+    assert_eq!(until.map(|event| event.unwrap().id).collect::<Vec<_>>(), ["late"]);
+    one.remove().unwrap();
+    two.remove().unwrap();
+}
+
+/// A container whose events take 100 kB each.
+fn bulky(scene: &Scene) -> Container {
+    let builder = scene.engine.container("box").label("large", "x".repeat(100_000));
+    builder.name("r").command(["true"]).create().unwrap()
+}
+
+/// Gives it the names from `prefix0` on, and so many.
+fn rename(container: &Container, prefix: &str, count: usize) {
+    (0..count).for_each(|number| container.rename(&format!("{prefix}{number}")).unwrap());
+}
+
+fn files(scene: &Scene) -> Vec<u64> {
+    let files = fs::read_dir(scene.dir.join("root/containers/events")).unwrap();
+    let name = |file: fs::DirEntry| file.file_name().into_string().unwrap().parse().unwrap();
+    let mut files: Vec<_> = files.map(|file| name(file.unwrap())).collect();
+    files.sort_unstable();
+    files
+}
+
+#[test]
+fn files_are_rotated_and_those_who_follow_miss_nothing() {
+    let scene = require!(scene("events-rotated"));
+    let container = bulky(&scene);
+    let mut stream = scene.engine.events().listen().unwrap();
+    let count = 70;
+    let reader = thread::spawn(move || {
+        let names = (0..count).map(|_| next(&mut stream).attributes["name"].clone());
+        (names.collect::<Vec<_>>(), stream)
+    });
+    rename(&container, "r", count);
+    let (names, mut stream) = reader.join().unwrap();
+    assert_eq!(names, (0..count).map(|number| format!("r{number}")).collect::<Vec<_>>());
+    assert_eq!(stream.try_next().unwrap(), None);
+    let files = files(&scene);
+    assert!(files.len() == 4 && files[0] > 20, "{files:?}");
+}
+
+#[test]
+fn whoever_is_overtaken_is_told_of_how_many() {
+    let scene = require!(scene("events-overtaken"));
+    let container = bulky(&scene);
+    let mut stream = scene.engine.events().listen().unwrap();
+    rename(&container, "r", 100);
+    let (mut seen, mut lost) = (Vec::new(), Vec::new());
+    loop {
+        match stream.try_next() {
+            Ok(None) => break,
+            Ok(Some(event)) => seen.push(event.attributes["name"].clone()),
+            Err(err) => {
+                assert_eq!(err.kind(), ErrorKind::ResourceExhausted, "{err:#}");
+                let count: usize = err.to_string().split(' ').next().unwrap().parse().unwrap();
+                lost.push((seen.len(), count));
+            }
+        }
+    }
+    let [(before, count)] = lost[..] else { panic!("{lost:?}") };
+    assert_eq!(seen.len() + count, 100, "{seen:?}");
+    assert_eq!(seen[before], format!("r{}", before + count));
+    assert_eq!(seen.last().unwrap(), "r99");
+    // And goes on.
+    container.rename("last").unwrap();
+    assert_eq!(next(&mut stream).attributes["name"], "last");
+}
+
+#[test]
+fn several_write_at_once() {
+    let scene = require!(scene("events-writers"));
+    let mut stream = scene.engine.events().action("rename").listen().unwrap();
+    let (writers, count) = (4, 40);
+    let containers: Vec<_> = (0..writers)
+        .map(|number| {
+            let label = "x".repeat(40_000);
+            // Each as another process.
+            let engine = Engine::open(scene.dir.join("root")).unwrap();
+            let builder = engine.container("box").name(format!("w{number}")).label("l", label);
+            builder.command(["true"]).create().unwrap()
+        })
+        .collect();
+    thread::scope(|scope| {
+        for (number, container) in containers.iter().enumerate() {
+            scope.spawn(move || rename(container, &format!("w{number}-"), count));
+        }
+        let mut expected = vec![0; writers];
+        for _ in 0..writers * count {
+            let name = next(&mut stream).attributes["name"].clone();
+            let (writer, number) = name[1..].split_once('-').unwrap();
+            let expected = &mut expected[writer.parse::<usize>().unwrap()];
+            assert_eq!(number.parse(), Ok(*expected), "{name}");
+            *expected += 1;
+        }
+    });
+    assert_eq!(stream.try_next().unwrap(), None);
+}
+
+#[test]
+fn what_a_killed_writer_has_left_is_no_event() {
+    let scene = require!(scene("events-torn"));
+    let start = SystemTime::now();
+    let mut stream = scene.engine.events().listen().unwrap();
+    scene.engine.volume("one").unwrap();
+    let path = scene.dir.join("root/containers/events/0");
+    let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(b"{\"time\":1,\"type\":\"volume\",\"action\":\"cre").unwrap();
+    assert_eq!(next(&mut stream).id, "one");
+    assert_eq!(stream.try_next().unwrap(), None);
+    scene.engine.volume("two").unwrap();
+    assert_eq!(next(&mut stream).id, "two");
+    let ids: Vec<_> = told(&scene.engine, start).into_iter().map(|event| event.id).collect();
+    assert_eq!(ids, ["one", "two"]);
+    // Nor does anybody mind that all are taken away.
+    fs::remove_file(&path).unwrap();
+    scene.engine.volume("three").unwrap();
+    let ids: Vec<_> = told(&scene.engine, start).into_iter().map(|event| event.id).collect();
+    assert_eq!(ids, ["three"]);
+}
