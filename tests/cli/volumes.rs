@@ -117,4 +117,16 @@ fn directories_of_the_host_are_mounted_where_they_were_asked_for() {
     let ran = cat(&["--mount", &mount], "echo changed > /mnt/file");
     assert_eq!(ran.status, 0, "{ran:?}");
     assert_eq!(fs::read_to_string(shared.join("file")).unwrap(), "changed\n");
+    let missing = shared.join("not/yet");
+    let mount = format!("type=bind,source={},target=/mnt", missing.display());
+    let ran = cat(&["--mount", &mount], "true");
+    assert!(ran.status == 125 && ran.err.contains("there is no "), "{ran:?}");
+    assert!(!missing.exists());
+    let volume = format!("{}:/mnt", missing.display());
+    let ran = cat(&["-v", &volume], "echo new > /mnt/file");
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert_eq!(fs::read_to_string(missing.join("file")).unwrap(), "new\n");
+    let volume = format!("{}/file/below:/mnt", missing.display());
+    let ran = cat(&["-v", &volume], "true");
+    assert!(ran.status == 125 && ran.err.contains("make the directory"), "{ran:?}");
 }

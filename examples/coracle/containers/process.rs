@@ -1,7 +1,7 @@
 //! Which process a container runs, and what it finds there: options of `run` and `create`.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, create_dir_all};
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -76,7 +76,8 @@ pub struct Process {
 struct Storage {
     /// Mount a directory or file of the host, a volume by its name, or a new volume
     ///
-    /// A volume that is empty is given what the image has at its place, unless nocopy is said.
+    /// A volume that is empty is given what the image has at its place, unless nocopy is said. A directory of the host that
+    /// is missing is made.
     #[arg(short, long, value_name = "[SOURCE:]TARGET[:ro,nocopy]", value_parser = mounts::volume)]
     volume: Vec<Mount>,
     /// The same in words: type=bind|volume|tmpfs,source=...,target=...[,readonly][,volume-nocopy][,tmpfs-size=...][,tmpfs-mode=...]
@@ -161,6 +162,15 @@ impl Storage {
                 if !matches!(mount.source, MountSource::Tmpfs { .. }) {
                     config.mounts.push(mount);
                 }
+            }
+        }
+        for mount in &self.volume {
+            match &mount.source {
+                // As docker does; what --mount names must be there.
+                Source::Bind(path) if !path.exists() => create_dir_all(path).map_err(|err| {
+                    Failure::new(format!("make the directory {}: {err}", path.display()))
+                })?,
+                _ => {}
             }
         }
         for mount in self.volume.into_iter().chain(self.mount).chain(self.tmpfs) {
