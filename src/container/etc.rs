@@ -12,6 +12,10 @@ use super::files::{self, Durable};
 use crate::error::{Context, Error, Result};
 use crate::namespaces::Mount;
 
+/// Where they and the file systems of every container are mounted, and what lies above that.
+pub(super) const MOUNT_POINTS: &[&str] =
+    &["/dev", "/etc", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/proc", "/sys"];
+
 /// Writes them into a directory of the container's, and returns what mounts them, read-only.
 pub(super) fn mounts(dir: &Path, config: &Config, hostname: &str) -> Result<Vec<Mount>> {
     match DirBuilder::new().mode(0o755).create(dir) {

@@ -118,7 +118,7 @@ fn log(locked: &Locked<'_>) -> Result<Option<LogWriter>> {
 /// Its layers, and on top what it writes.
 pub(super) fn rootfs(locked: &Locked<'_>, image: &Image) -> Result<Rootfs> {
     let config = &locked.identity.config;
-    let mut stack = image.rootfs()?;
+    let mut stack = image.rootfs()?.mount_points(etc::MOUNT_POINTS);
     if config.share.users || (config.privileged && nix::unistd::geteuid().is_root()) {
         stack = stack.host_ids();
     }
@@ -127,7 +127,7 @@ pub(super) fn rootfs(locked: &Locked<'_>, image: &Image) -> Result<Rootfs> {
 
 /// The same to be read, whoever runs on it.
 pub(super) fn rootfs_as_it_is(locked: &Locked<'_>, image: &Image) -> Result<Rootfs> {
-    let stack = image.rootfs()?;
+    let stack = image.rootfs()?.mount_points(etc::MOUNT_POINTS);
     let written = locked.directory().join("files");
     // One that has never been started has written nothing.
     if written.exists() { stack.peek(&written) } else { stack.read_only() }

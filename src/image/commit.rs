@@ -170,8 +170,10 @@ impl Commit<'_> {
             Some(_) => pack.changes(self.rootfs, &mut writer)?,
             None => pack.rootfs(self.rootfs, &mut writer)?,
         };
-        // One is the root directory, which may have changed itself.
-        if packed.entries <= 1 && self.rootfs.changes()?.is_empty() {
+        // The root directory, which may have changed itself, and those that only had to be copied for what was made to
+        // mount something there.
+        const FEW: u64 = 8;
+        if packed.entries <= FEW && self.rootfs.changes()?.is_empty() {
             return Ok(None);
         }
         writer.finish().map(Some)

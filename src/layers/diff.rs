@@ -25,6 +25,14 @@ use super::touched::{Node, Touched};
 use crate::error::{Context, Result};
 use crate::sys::xattr;
 
+/// What has changed, and what is new but no change.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) changes: Vec<Change>,
+    /// Made only to mount something there, and of the `mount_points` that were named.
+    pub(super) mount_points: Vec<PathBuf>,
+}
+
 /// What became of the tree `old` since `new` was made a copy of it, in the same order. Both have plain owners.
 ///
 /// At `made`, a time of the file system's, the copy was complete: what it has changed of its inodes before is
@@ -33,16 +41,22 @@ pub(super) fn changes_of_copy(
     new: OwnedFd,
     old: OwnedFd,
     made: TimeSpec,
+    mount_points: &[&str],
     access: Access<'_>,
-) -> Result<Vec<Change>> {
-    Walk::new(new, old, access, Mode::Copy(made)).run()
+) -> Result<Found> {
+    Walk { mount_points, ..Walk::new(new, old, access, Mode::Copy(made)) }.find()
 }
 
 /// What `upper` changes about `lower`, parents before what is below them, names in byte order.
 ///
 /// `lower` is the other layers merged. Both must show the same owners.
-pub(super) fn changes(upper: OwnedFd, lower: OwnedFd, access: Access<'_>) -> Result<Vec<Change>> {
-    Walk::new(upper, lower, access, Mode::Layer).run()
+pub(super) fn changes(
+    upper: OwnedFd,
+    lower: OwnedFd,
+    mount_points: &[&str],
+    access: Access<'_>,
+) -> Result<Found> {
+    Walk { mount_points, ..Walk::new(upper, lower, access, Mode::Layer) }.find()
 }
 
 /// What the tree `new` has differently from `old`, in the same order, wherever they come from. Of files that are one in
@@ -115,6 +129,10 @@ struct Walk<'a> {
     /// How many of the frames are in the list: the root, of which only its own attributes count, is one.
     listed: usize,
     changes: Vec<Change>,
+    /// Where something is mounted that may have had to be given a place first.
+    mount_points: &'a [&'a str],
+    /// Those that are new, with nothing in them.
+    made: Vec<PathBuf>,
     /// Of two trees: the files of the new one that have several names. Of two layers: of either.
     links: HashMap<Identity, Names>,
 }
@@ -130,11 +148,17 @@ impl<'a> Walk<'a> {
             frames: Vec::new(),
             listed: 1,
             changes: Vec::new(),
+            mount_points: &[],
+            made: Vec::new(),
             links: HashMap::new(),
         }
     }
 
-    fn run(mut self) -> Result<Vec<Change>> {
+    fn run(self) -> Result<Vec<Change>> {
+        self.find().map(|found| found.changes)
+    }
+
+    fn find(mut self) -> Result<Found> {
         let (hidden, touched) = match self.mode {
             Mode::Layer => (false, None),
             // Nothing of the original shines through.
@@ -157,7 +181,7 @@ impl<'a> Walk<'a> {
             }
         }
         self.list_torn();
-        Ok(self.changes)
+        Ok(Found { changes: self.changes, mount_points: self.made })
     }
 
     /// Starts on the directory that both cursors have been moved to.
@@ -205,6 +229,12 @@ impl<'a> Walk<'a> {
             self.note_link(new, Some(old));
             return Ok(false);
         }
+        if let (None, Some(new)) = (&old, &new)
+            && self.is_mount_point(&self.path.clone(), name, new)?
+        {
+            self.made.push(self.path.clone());
+            return Ok(false);
+        }
         if let Some(new) = &new {
             self.note_link(new, None);
         }
@@ -225,6 +255,30 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(descended)
+    }
+
+    /// Whether what is new at `path`, as `name` in the current directory, is as it was made to mount something there: an
+    /// empty file, or a directory with nothing but such in it.
+    fn is_mount_point(&mut self, path: &Path, name: &OsStr, stat: &FileStat) -> Result<bool> {
+        if !self.mount_points.iter().any(|it| Path::new(it) == path) {
+            return Ok(false);
+        }
+        let mode = stat.st_mode & 0o7777;
+        if !is_directory(stat) {
+            let regular = file_type(stat) == SFlag::S_IFREG;
+            return Ok(regular && stat.st_size == 0 && mode == 0o644);
+        }
+        if mode != 0o755 || !self.upper.descend(name)? {
+            return Ok(false);
+        }
+        let mut bare = true;
+        for name in self.upper.names()? {
+            if let Some(stat) = self.upper.stat(&name)? {
+                bare = bare && self.is_mount_point(&path.join(&name), &name, &stat)?;
+            }
+        }
+        self.upper.ascend()?;
+        Ok(bare)
     }
 
     /// Adds the current path to the list, after the directories above it, which that changes. To list them ahead

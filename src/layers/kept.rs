@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::change::Change;
+use super::diff::Found;
 use super::overlay::Ids;
 use super::rootfs::Mounted;
 use crate::error::Result;
@@ -15,6 +15,7 @@ use crate::namespaces::RootMount;
 pub(super) struct Kept {
     mounted: Arc<dyn Mounted>,
     layers: Option<Vec<String>>,
+    mount_points: &'static [&'static str],
     _owner: Option<Arc<dyn Owner>>,
 }
 
@@ -26,8 +27,9 @@ impl Kept {
         mounted: Arc<dyn Mounted>,
         layers: Option<Vec<String>>,
         owner: Option<Arc<dyn Owner>>,
+        mount_points: &'static [&'static str],
     ) -> Self {
-        Self { mounted, layers, _owner: owner }
+        Self { mounted, layers, mount_points, _owner: owner }
     }
 }
 
@@ -54,8 +56,12 @@ impl Mounted for Kept {
         self.mounted.ids()
     }
 
-    fn changes(&self) -> Result<Vec<Change>> {
-        self.mounted.changes()
+    fn changes(&self, mount_points: &[&str]) -> Result<Found> {
+        self.mounted.changes(mount_points)
+    }
+
+    fn mount_points(&self) -> &'static [&'static str] {
+        self.mount_points
     }
 
     fn is_whole_tree(&self) -> bool {

@@ -10,7 +10,7 @@ use nix::sys::stat::{Mode, fstat};
 
 use super::access::Access;
 use super::change::Change;
-use super::diff;
+use super::diff::{self, Found};
 use super::directory::Directory;
 use super::driver::{TreeStack, copy_attributes};
 use super::explain::{check_overlap, explain, name};
@@ -77,7 +77,13 @@ pub(super) trait Mounted: RootMount {
 
     fn ids(&self) -> &Ids;
 
-    fn changes(&self) -> Result<Vec<Change>>;
+    /// But for those that are new `mount_points` with nothing in them.
+    fn changes(&self, mount_points: &[&str]) -> Result<Found>;
+
+    /// See [`Stack::mount_points`].
+    fn mount_points(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// See [`Rootfs::is_whole_tree`].
     fn is_whole_tree(&self) -> bool;
@@ -114,6 +120,7 @@ pub struct Stack {
     choice: Choice,
     layers: Option<Vec<String>>,
     owner: Option<Arc<dyn Owner>>,
+    mount_points: &'static [&'static str],
 }
 
 #[derive(Clone, Debug)]
@@ -156,7 +163,18 @@ impl Rootfs {
     /// `Busy` if a process moves directories about meanwhile, `PermissionDenied` if the layer holds
     /// directories that the caller may not read, `NotFound` if a layer is no longer there.
     pub fn changes(&self) -> Result<Vec<Change>> {
-        self.0.changes().context(|| format!("list the changes of {}", self.name()))
+        self.found().map(|found| found.changes)
+    }
+
+    /// [`changes`](Self::changes), and what was only made to mount something there.
+    pub(super) fn found(&self) -> Result<Found> {
+        let found = self.0.changes(self.0.mount_points());
+        found.context(|| format!("list the changes of {}", self.name()))
+    }
+
+    /// Whether there may be some of the latter.
+    pub(super) fn has_mount_points(&self) -> bool {
+        !self.0.mount_points().is_empty()
     }
 
     /// `base+app`.
@@ -252,8 +270,8 @@ impl Mounted for Inner {
         }
     }
 
-    fn changes(&self) -> Result<Vec<Change>> {
-        let Some(upper) = &self.upper else { return Ok(Vec::new()) };
+    fn changes(&self, mount_points: &[&str]) -> Result<Found> {
+        let Some(upper) = &self.upper else { return Ok(Found::default()) };
         let upper = upper.try_clone().context(|| "duplicate a descriptor")?;
         let ids = self.upper_ids();
         let mut lowers = open_layers(&self.lowers)?;
@@ -265,7 +283,7 @@ impl Mounted for Inner {
             Ids::Joined(namespace) => Access(Some(namespace)),
             Ids::Host | Ids::Mapped(_) => Access(None),
         };
-        diff::changes(upper, lower, access)
+        diff::changes(upper, lower, mount_points, access)
     }
 }
 
@@ -344,7 +362,7 @@ impl Stack {
     }
 
     fn of(source: Source) -> Self {
-        Self { source, choice: Choice::Automatic, layers: None, owner: None }
+        Self { source, choice: Choice::Automatic, layers: None, owner: None, mount_points: &[] }
     }
 
     pub(super) fn of_tree(tree: TreeStack) -> Self {
@@ -364,6 +382,14 @@ impl Stack {
         self
     }
 
+    /// At these paths something is mounted whenever a process runs on it. What had to be made for that, empty files and
+    /// directories, is none of its [changes](Rootfs::changes), nor packed with them.
+    #[cfg(feature = "container")]
+    pub(crate) fn mount_points(mut self, paths: &'static [&'static str]) -> Self {
+        self.mount_points = paths;
+        self
+    }
+
     fn build(self, kind: Kind<'_>) -> Result<Rootfs> {
         let made = self.choice.ids().and_then(|ids| match &self.source {
             Source::Overlay(lowers) => stack_overlay(lowers, ids, kind),
@@ -373,11 +399,11 @@ impl Stack {
             Source::Overlay(lowers) => format!("stack {}", name(lowers)),
             Source::Tree(tree) => format!("make a root file system of {}", tree.name()),
         })?;
-        let Self { layers, owner, .. } = self;
-        if layers.is_none() && owner.is_none() {
+        let Self { layers, owner, mount_points, .. } = self;
+        if layers.is_none() && owner.is_none() && mount_points.is_empty() {
             return Ok(made);
         }
-        Ok(Rootfs::new(Arc::new(Kept::new(made.0, layers, owner))))
+        Ok(Rootfs::new(Arc::new(Kept::new(made.0, layers, owner, mount_points))))
     }
 }
 

@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod contents;
 mod crashes;
 mod detached;
 mod events;

@@ -1,11 +1,12 @@
 //! Directories become archives.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
@@ -126,7 +127,13 @@ impl<'a> Pack<'a> {
             let selection = Selection::new(&rootfs.changes()?);
             return pack.run(upper, writer, Part::Changed(selection)).context(attempt);
         }
-        pack.layer(upper, writer).context(attempt)
+        let made = match rootfs.has_mount_points() {
+            true => rootfs.found()?.mount_points,
+            false => Vec::new(),
+        };
+        let relative = |path: PathBuf| path.into_os_string().into_vec().split_off(1);
+        let left_out = made.into_iter().map(relative).collect();
+        pack.run(upper, writer, Part::Layer { left_out }).context(attempt)
     }
 
     /// Writes the layer of these changes, with what the stack shows at each of the paths.
@@ -158,7 +165,7 @@ impl<'a> Pack<'a> {
     ///
     /// As [`changes`](Self::changes).
     pub fn layer(&self, directory: impl AsFd, writer: impl Write) -> Result<Packed> {
-        self.run(directory, writer, Part::Layer)
+        self.run(directory, writer, Part::Layer { left_out: HashSet::new() })
     }
 
     /// Writes all that is in a directory.
@@ -208,8 +215,10 @@ impl<'a> Pack<'a> {
 #[derive(Debug)]
 enum Part {
     All,
-    /// All; but some of it are the marks of what is deleted.
-    Layer,
+    /// All, but for some paths; some of it are the marks of what is deleted.
+    Layer {
+        left_out: HashSet<Vec<u8>>,
+    },
     Changed(Selection),
 }
 
@@ -269,12 +278,12 @@ impl<W: Write> Walk<'_, W> {
             path => [path, b"/"].concat(),
         };
         self.writer.write(Header::new(EntryType::Directory, &path, &attributes), io::empty())?;
-        if matches!(self.part, Part::Layer) && self.cursor.is_opaque()? {
+        if matches!(self.part, Part::Layer { .. }) && self.cursor.is_opaque()? {
             self.white_out(OPAQUE.to_vec())?;
         }
         self.frames.push(match &self.part {
             Part::Changed(selection) => selection.names(&self.path),
-            Part::All | Part::Layer => self.cursor.names()?,
+            Part::All | Part::Layer { .. } => self.cursor.names()?,
         });
         Ok(())
     }
@@ -286,9 +295,14 @@ impl<W: Write> Walk<'_, W> {
         {
             return self.white_out_here(name).map(|()| false);
         }
+        if let Part::Layer { left_out } = &self.part
+            && left_out.contains(&self.path)
+        {
+            return Ok(false);
+        }
         // It may have gone meanwhile.
         let Some(stat) = self.cursor.stat(name)? else { return Ok(false) };
-        if matches!(self.part, Part::Layer) && self.cursor.is_whiteout(name, &stat)? {
+        if matches!(self.part, Part::Layer { .. }) && self.cursor.is_whiteout(name, &stat)? {
             self.white_out_here(name)?;
             return Ok(false);
         }

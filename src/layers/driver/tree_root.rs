@@ -10,8 +10,7 @@ use super::staging::Staging;
 use super::store::LayerStore;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::layers::access::Access;
-use crate::layers::change::Change;
-use crate::layers::diff::changes_of_copy;
+use crate::layers::diff::{Found, changes_of_copy};
 use crate::layers::directory::{Directory, HANDLE, c_string};
 use crate::layers::id_mapping::detached_copy;
 use crate::layers::overlay::{Ids, join};
@@ -94,14 +93,16 @@ impl Mounted for TreeRoot {
         }
     }
 
-    fn changes(&self) -> Result<Vec<Change>> {
-        let Some(Original { store, key, made }) = &self.original else { return Ok(Vec::new()) };
+    fn changes(&self, mount_points: &[&str]) -> Result<Found> {
+        let Some(Original { store, key, made }) = &self.original else {
+            return Ok(Found::default());
+        };
         let namespace = store.user_namespace()?;
         let old = store.tree(key)?;
         let access = Access(namespace.as_ref());
         let new =
             access.open_directory(&self.tree.fd, OsStr::new(".")).context(|| "open the tree")?;
-        changes_of_copy(new, old, *made, access)
+        changes_of_copy(new, old, *made, mount_points, access)
     }
 }
 
