@@ -11,6 +11,7 @@ use super::container::Container;
 use super::home::Home;
 use super::id::{ContainerId, check_name, random_name};
 use super::launch;
+use super::link::Links;
 use super::state::{Identity, VERSION};
 use super::volume;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -172,6 +173,9 @@ impl ContainerBuilder {
         };
         launch::words(&config, &image)?;
         volume::add_those_of(&image, &mut config)?;
+        let links = Links::find(&home, &config.links)?;
+        // What was asked for counts more.
+        let env = std::mem::take(&mut config.env);
         let id = ContainerId::random()?;
         let labels = image.config().spec().config().as_ref().and_then(|it| it.labels().clone());
         let mut identity = Identity {
@@ -188,6 +192,7 @@ impl ContainerBuilder {
                 Some(name) => name.clone(),
                 None => random_name()?,
             };
+            identity.config.env = [links.environment(&identity.name), env.clone()].concat();
             match home.add(&id, &identity, &image) {
                 // Made up, and taken already.
                 Err(err)

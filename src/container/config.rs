@@ -30,8 +30,8 @@ pub struct Config {
     pub working_dir: Option<String>,
     /// `USER[:GROUP]`, by name or number.
     pub user: Option<String>,
-    /// Further groups, by number.
-    pub groups: Vec<u32>,
+    /// Further groups, by number, or by name as the container's /etc/group has them.
+    pub groups: Vec<String>,
     /// By default the first twelve digits of the id.
     pub hostname: Option<String>,
     /// The NIS domain name.
@@ -66,6 +66,8 @@ pub struct Config {
     pub new_privileges: bool,
     /// No system call is refused.
     pub seccomp_unconfined: bool,
+    /// A [`SeccompProfile`](super::SeccompProfile), as JSON, instead of the default one.
+    pub seccomp: Option<String>,
     /// The AppArmor profile.
     pub apparmor: Option<String>,
     /// The SELinux label.
@@ -90,6 +92,8 @@ pub struct Config {
     pub shm_size: Option<u64>,
     /// How names are found.
     pub names: Names,
+    /// Containers that its environment tells of.
+    pub links: Vec<Link>,
     /// What becomes of its output.
     pub log: LogConfig,
 }
@@ -187,6 +191,15 @@ pub struct Names {
     pub options: Vec<String>,
     /// Lines of /etc/hosts: name and address.
     pub hosts: Vec<(String, String)>,
+}
+
+/// Another container that one is told of when it is made: `ALIAS_NAME` and, for each variable there, `ALIAS_ENV_VARIABLE`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The other one, which must exist, by name or id.
+    pub container: String,
+    /// What it is called here.
+    pub alias: String,
 }
 
 /// What becomes of the output of a container.

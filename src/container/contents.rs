@@ -8,7 +8,37 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::image::{ConfigChanges, Image};
 use crate::layers::{Change, Pack, Rootfs};
 
+/// How large a container is, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Size {
+    /// In the files that it has made or changed.
+    pub written: u64,
+    /// What the unpacked layers of its image occupy, which it shares with others.
+    pub image: u64,
+}
+
 impl Container {
+    /// How large it is, running or not. Its files, and all of its image's, are looked at.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Rootfs::changed_bytes`] and of [`LayerStore::usage`](crate::layers::LayerStore::usage).
+    pub fn size(&self) -> Result<Size> {
+        let size = || -> Result<Size> {
+            let written = self.rootfs()?.changed_bytes()?;
+            let layers = self.home.store().layers()?;
+            let (mut image, mut below) = (0, None);
+            for chain in self.image()?.chain_ids() {
+                let key = chain.0.hex();
+                image += layers.usage(&key, below.as_deref())?.bytes;
+                below = Some(key);
+            }
+            Ok(Size { written, image })
+        };
+        size().context(|| self.says("measure"))
+    }
+
     /// What it has changed in its root filesystem, running or not.
     ///
     /// # Errors

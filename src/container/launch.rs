@@ -11,6 +11,7 @@ use super::home::Home;
 use super::id::{ContainerId, check_name};
 use super::locked::Locked;
 use super::logs::{Format, LogWriter, Rotation};
+use super::seccomp::SeccompProfile;
 use super::volume;
 use crate::cgroups::{Cgroup, DeviceAccess, DeviceKind, DeviceRules, Limits};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -166,6 +167,7 @@ pub(super) fn words(config: &Config, image: &Image) -> Result<Vec<String>> {
 /// Finds settings that cannot be meant, which would else only fail at the start.
 pub(super) fn check(config: &Config) -> Result<()> {
     capabilities(config)?;
+    seccomp(config)?;
     if let Some(signal) = &config.stop_signal {
         signal.parse::<Signal>()?;
     }
@@ -225,7 +227,7 @@ pub(super) fn restrict(command: &mut Command, config: &Config, image: &Image) ->
         command.user(user);
     }
     if !config.groups.is_empty() {
-        command.groups(config.groups.iter().copied());
+        command.add_groups(&config.groups);
     }
     if config.privileged {
         command.privileged();
@@ -235,6 +237,9 @@ pub(super) fn restrict(command: &mut Command, config: &Config, image: &Image) ->
         if config.seccomp_unconfined {
             command.seccomp(Seccomp::unconfined());
         }
+    }
+    if let Some(filter) = seccomp(config)? {
+        command.seccomp(filter);
     }
     if config.unmask_paths {
         command.masked_paths::<PathBuf>([]).read_only_paths::<PathBuf>([]);
@@ -250,6 +255,16 @@ pub(super) fn restrict(command: &mut Command, config: &Config, image: &Image) ->
         command.rlimit(resource, limit);
     }
     Ok(())
+}
+
+/// The filter of its own profile, if it has one.
+fn seccomp(config: &Config) -> Result<Option<Seccomp>> {
+    let Some(profile) = &config.seccomp else { return Ok(None) };
+    let capabilities = match config.privileged {
+        true => Capabilities::all(),
+        false => capabilities(config)?,
+    };
+    SeccompProfile::from_json(profile)?.filter(capabilities.bounding()).map(Some)
 }
 
 fn capabilities(config: &Config) -> Result<Capabilities> {

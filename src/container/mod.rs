@@ -15,12 +15,14 @@ mod id;
 mod inside;
 mod launch;
 mod lifecycle;
+mod link;
 mod locked;
 pub mod logs;
 pub mod monitor;
 mod process;
 mod remove;
 mod running;
+mod seccomp;
 mod state;
 mod supervisor;
 mod volume;
@@ -28,11 +30,13 @@ mod volume;
 pub use attach::{Attachment, Output};
 pub use builder::ContainerBuilder;
 pub use config::{
-    Config, LogConfig, LogDriver, MountConfig, MountSource, Names, Resources, Restart, Share,
+    Config, Link, LogConfig, LogDriver, MountConfig, MountSource, Names, Resources, Restart, Share,
 };
 pub use container::Container;
+pub use contents::Size;
 pub(crate) use home::Home;
 pub use id::ContainerId;
 pub use remove::Removal;
+pub use seccomp::SeccompProfile;
 pub use state::{Phase, Status};
 pub use volume::Volume;

@@ -29,6 +29,8 @@ use crate::sys::xattr;
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) changes: Vec<Change>,
+    /// In the new and modified files, each name counted.
+    pub(super) bytes: u64,
     /// Made only to mount something there, and of the `mount_points` that were named.
     pub(super) mount_points: Vec<PathBuf>,
 }
@@ -133,6 +135,7 @@ struct Walk<'a> {
     mount_points: &'a [&'a str],
     /// Those that are new, with nothing in them.
     made: Vec<PathBuf>,
+    bytes: u64,
     /// Of two trees: the files of the new one that have several names. Of two layers: of either.
     links: HashMap<Identity, Names>,
 }
@@ -150,6 +153,7 @@ impl<'a> Walk<'a> {
             changes: Vec::new(),
             mount_points: &[],
             made: Vec::new(),
+            bytes: 0,
             links: HashMap::new(),
         }
     }
@@ -181,7 +185,7 @@ impl<'a> Walk<'a> {
             }
         }
         self.list_torn();
-        Ok(Found { changes: self.changes, mount_points: self.made })
+        Ok(Found { changes: self.changes, bytes: self.bytes, mount_points: self.made })
     }
 
     /// Starts on the directory that both cursors have been moved to.
@@ -237,6 +241,9 @@ impl<'a> Walk<'a> {
         }
         if let Some(new) = &new {
             self.note_link(new, None);
+            if !is_directory(new) {
+                self.bytes += u64::try_from(new.st_size).unwrap_or(0);
+            }
         }
         let directory = |stat: &Option<FileStat>| stat.as_ref().is_some_and(is_directory);
         let descended = directory(&new) && self.upper.descend(name)?;

@@ -172,7 +172,16 @@ impl Rootfs {
         found.context(|| format!("list the changes of {}", self.name()))
     }
 
-    /// Whether there may be some of the latter.
+    /// The bytes in the files that are new or [changed](Self::changes), by their lengths; each name of one counts.
+    ///
+    /// # Errors
+    ///
+    /// As [`changes`](Self::changes).
+    pub fn changed_bytes(&self) -> Result<u64> {
+        self.found().map(|found| found.bytes)
+    }
+
+    /// Whether there may be mount points that were made.
     pub(super) fn has_mount_points(&self) -> bool {
         !self.0.mount_points().is_empty()
     }

@@ -75,6 +75,7 @@ pub struct Command {
     pub(super) users: Users,
     pub(super) user: Option<String>,
     pub(super) groups: Option<Vec<u32>>,
+    pub(super) added_groups: Vec<String>,
     pub(super) umask: Option<u32>,
     pub(super) hostname: Option<OsString>,
     pub(super) domainname: Option<OsString>,
@@ -146,6 +147,7 @@ impl Command {
             users: Users::Default,
             user: None,
             groups: None,
+            added_groups: Vec::new(),
             umask: None,
             hostname: None,
             domainname: None,
@@ -357,6 +359,15 @@ impl Command {
     /// The exact supplementary groups.
     pub fn groups(&mut self, groups: impl IntoIterator<Item = u32>) -> &mut Self {
         self.groups = Some(groups.into_iter().collect());
+        self
+    }
+
+    /// Supplementary groups beside those, by number or by name; names are looked up in the container's `/etc/group`.
+    pub fn add_groups<S: Into<String>>(
+        &mut self,
+        groups: impl IntoIterator<Item = S>,
+    ) -> &mut Self {
+        self.added_groups.extend(groups.into_iter().map(Into::into));
         self
     }
 
@@ -598,6 +609,7 @@ impl Command {
         self.rlimits = rlimits;
         if self.user.is_none() {
             self.groups = self.groups.take().or(base.groups);
+            self.added_groups.extend(base.added_groups);
         }
         self.user = self.user.take().or(base.user);
         self.current_dir = self.current_dir.take().or(base.current_dir);

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::sys::root_dir::RootDir;
 
 const PASSWD: &str = "/etc/passwd";
@@ -52,12 +52,27 @@ impl Identity {
     /// a regular file, or too long.
     pub(crate) fn find(user: &str, root: &RootDir) -> Result<Self> {
         let spec = Spec::parse(user)?;
-        let read = |file| match root.read_file(file, MAX_FILE) {
-            Err(err) if err.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-            other => other,
-        };
-        let resolve = || spec.resolve(&read(PASSWD)?, &read(GROUP)?);
+        let resolve = || spec.resolve(&read(root, PASSWD)?, &read(root, GROUP)?);
         resolve().map_err(|err| err.context(format!("find user {user} in the image")))
+    }
+
+    /// Adds the groups of these names and numbers, as the image at `root` has them.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub(crate) fn join(&mut self, names: &[String], root: &RootDir) -> Result<()> {
+        let attempt = || format!("find the groups {} in the image", names.join(", "));
+        let who = names.iter().map(|name| Who::parse(name, name)).collect::<Result<Vec<_>>>();
+        let who = who.context(attempt)?;
+        let named = who.iter().any(|who| matches!(who, Who::Name(_)));
+        let file = if named { read(root, GROUP).context(attempt)? } else { Vec::new() };
+        for who in who {
+            let gid = find_group(who, &file).context(attempt)?;
+            if !self.groups.contains(&gid) {
+                self.groups.push(gid);
+            }
+        }
+        Ok(())
     }
 
     /// The same, in files that have been read.
@@ -139,14 +154,9 @@ impl<'a> Spec<'a> {
             }
         };
         let (gid, groups) = match self.group {
-            Some(Who::Id(gid)) => (gid, vec![gid]),
-            Some(Who::Name(name)) => {
-                let found = groups(group).find(|group| group.name == name.as_bytes());
-                let Some(found) = found else {
-                    let message = format!("no group {name} in the image's {GROUP}");
-                    return Err(Error::new(ErrorKind::NotFound, message));
-                };
-                (found.gid, vec![found.gid])
+            Some(who) => {
+                let gid = find_group(who, group)?;
+                (gid, vec![gid])
             }
             None => match entry {
                 Some(entry) => (entry.gid, memberships(entry, group)?),
@@ -162,6 +172,25 @@ impl<'a> Spec<'a> {
             name: entry.and_then(|entry| str::from_utf8(entry.name).ok()).map(str::to_owned),
         })
     }
+}
+
+/// A file of the image; empty if it is missing.
+fn read(root: &RootDir, file: &str) -> Result<Vec<u8>> {
+    match root.read_file(file, MAX_FILE) {
+        Err(err) if err.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+fn find_group(who: Who<'_>, group: &[u8]) -> Result<u32> {
+    let name = match who {
+        Who::Id(gid) => return Ok(gid),
+        Who::Name(name) => name,
+    };
+    let found = groups(group).find(|group| group.name == name.as_bytes());
+    found.map(|group| group.gid).ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, format!("no group {name} in the image's {GROUP}"))
+    })
 }
 
 fn is_path(home: &[u8]) -> bool {

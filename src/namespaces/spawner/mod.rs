@@ -380,12 +380,14 @@ impl<'a> Builder<'a> {
 
     fn look_up_user(&mut self) -> Result<()> {
         let command = self.command;
-        if let Some(user) = &command.user {
-            let root = match &self.image_root {
-                Some(root) => RootDir::new(clone_fd(root)?),
-                None => RootDir::open_host(Path::new("/")).context(|| "open the host's root")?,
-            };
-            self.identity = Identity::find(user, &root)?;
+        let root = || match &self.image_root {
+            Some(root) => clone_fd(root).map(RootDir::new),
+            None => RootDir::open_host(Path::new("/")).context(|| "open the host's root"),
+        };
+        let user = command.user.as_ref().map(|user| Identity::find(user, &root()?)).transpose()?;
+        let added = (!command.added_groups.is_empty()).then(root).transpose()?;
+        if let Some(identity) = user {
+            self.identity = identity;
             self.changes_user = true;
         }
         if let Some(groups) = &command.groups {
@@ -394,6 +396,10 @@ impl<'a> Builder<'a> {
                 self.identity.uid = nix::unistd::geteuid().as_raw();
                 self.identity.gid = nix::unistd::getegid().as_raw();
             }
+            self.changes_user = true;
+        }
+        if let Some(root) = added {
+            self.identity.join(&command.added_groups, &root)?;
             self.changes_user = true;
         }
         // A container of the host's users starts as root with no groups of the host's.
