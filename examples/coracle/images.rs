@@ -10,6 +10,7 @@ use crate::filter::{self, Condition};
 use crate::format::{Row, View};
 use crate::human;
 use crate::output::Output;
+use crate::retired::{Retired, retired};
 use crate::root::Root;
 use crate::template;
 use crate::tree;
@@ -42,6 +43,8 @@ pub struct Args {
     /// Print ids only
     #[arg(short, long, conflicts_with = "tree")]
     quiet: bool,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "", value_parser = retired("--tree shows the same"))]
+    viz: Option<Retired>,
     /// Show which image is built upon which
     #[arg(long)]
     tree: bool,

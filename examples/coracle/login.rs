@@ -9,6 +9,7 @@ use crate::failure::{Failure, Result};
 use crate::output::{Output, note};
 use crate::prompt;
 use crate::registries::Registries;
+use crate::retired::{Retired, retired};
 
 /// Log in to a registry
 ///
@@ -25,6 +26,8 @@ pub struct LoginArgs {
     /// The user's name
     #[arg(short, long)]
     username: Option<String>,
+    #[arg(short, long, hide = true, value_parser = retired("registries know users by their names"))]
+    email: Option<Retired>,
     /// The registry's host, and its port if it has one; without it Docker Hub
     #[arg(value_name = "SERVER")]
     server: Option<String>,

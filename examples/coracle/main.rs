@@ -26,6 +26,7 @@ mod prune;
 mod pull;
 mod push;
 mod registries;
+mod retired;
 mod root;
 mod search;
 mod squash;
@@ -39,7 +40,7 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use containers::{
     attach, commit, events, exec, info, life, list, logs, look, remove, run, stats, update, volumes,
@@ -54,15 +55,18 @@ use root::Root;
 /// The commands, their options and what they print are docker's. An image is named as there: `debian` is
 /// docker.io/library/debian:latest, and an id or a digest may be cut short where it stays unmistakable.
 #[derive(Parser)]
-#[command(version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(version, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = AFTER_HELP)]
 struct Cli {
     #[command(flatten)]
     root: Root,
     #[command(flatten)]
     registries: Registries,
+    /// Docker's of old: be the daemon.
+    #[arg(short, hide = true)]
+    daemon: bool,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 const AFTER_HELP: &str = "\
@@ -120,6 +124,8 @@ enum Command {
     Info(info::InfoArgs),
     Version(info::VersionArgs),
     Completion(completion::Args),
+    #[command(hide = true)]
+    Insert(retired::Arguments),
     /// Manage containers: the same commands under docker's other names
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Container(ContainerCommand),
@@ -275,6 +281,7 @@ impl Command {
             Self::System(SystemCommand::Prune(args)) => args.run(root, out),
             Self::Version(args) => args.run(out),
             Self::Completion(args) => args.run(out),
+            Self::Insert(_) => retired::insert(),
         }
     }
 }
@@ -285,10 +292,18 @@ fn run() -> Result<()> {
         Ok(cli) => cli,
         Err(err) => return misused(&err, &mut out),
     };
-    let done = cli.command.run(&cli.root, &cli.registries, &mut out);
+    if cli.daemon {
+        return Err(retired::daemon());
+    }
+    let Some(command) = cli.command else { return misused(&no_command(), &mut out) };
+    let done = command.run(&cli.root, &cli.registries, &mut out);
     // What was printed before a failure is seen before it.
     let flushed = out.flush();
     done.and(flushed)
+}
+
+fn no_command() -> clap::Error {
+    Cli::command().error(ErrorKind::MissingSubcommand, "a command is missing: see --help")
 }
 
 /// Help that was asked for, or a command line that makes no sense.

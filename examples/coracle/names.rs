@@ -4,6 +4,7 @@ use coracle::image::{Digest, Filter, Image, Reference, Removed, Store, Tree};
 
 use crate::failure::{Failure, Result};
 use crate::output::Output;
+use crate::retired::{Retired, retired};
 use crate::root::Root;
 
 /// Give an image another name
@@ -11,6 +12,8 @@ use crate::root::Root;
 /// The name may be another image's until now, which keeps its other names.
 #[derive(clap::Args)]
 pub struct TagArgs {
+    #[arg(short, long, hide = true, num_args = 0..=1, default_missing_value = "", require_equals = true, value_parser = retired("a name that another image has is given to this one anyway"))]
+    force: Option<Retired>,
     /// The image, by name, id or digest
     #[arg(value_name = "SOURCE_IMAGE[:TAG]")]
     source: String,

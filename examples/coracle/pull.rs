@@ -6,6 +6,7 @@ use coracle::registry::Registry;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 use crate::registries::Registries;
+use crate::retired::{Retired, retired};
 use crate::root::Root;
 use crate::transfers::{Direction, Say, Transfer};
 
@@ -24,6 +25,8 @@ pub struct Args {
     /// Of an image for several platforms, this one's
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
+    #[arg(short, long, hide = true, value_parser = retired("say NAME:TAG, or --all-tags"))]
+    tag: Option<Retired>,
     /// The image, by its name in a registry
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
     name: String,

@@ -7,6 +7,7 @@ use crate::filter::Condition;
 use crate::format::{Row, View};
 use crate::output::Output;
 use crate::registries::Registries;
+use crate::retired::{Retired, retired};
 use crate::template;
 
 /// Look for images on Docker Hub, or in the registry that the term begins with
@@ -27,6 +28,10 @@ pub struct Args {
     /// Print descriptions in full
     #[arg(long)]
     no_trunc: bool,
+    #[arg(short, long, hide = true, value_parser = retired("say --filter stars=N"))]
+    stars: Option<Retired>,
+    #[arg(short, long, alias = "automated", hide = true, num_args = 0..=1, default_missing_value = "", require_equals = true, value_parser = retired("say --filter is-automated=true or is-official=true"))]
+    trusted: Option<Retired>,
     /// What to look for
     #[arg(value_name = "[REGISTRY/]TERM")]
     term: String,

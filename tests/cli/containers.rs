@@ -26,6 +26,7 @@ pub fn runnable(dir: &Sandbox) -> Result<Store, common::Missing> {
         std::os::unix::fs::symlink("busybox", dir.join("tree/bin").join(applet)).unwrap();
     }
     dir.file("tree/etc/passwd", "root:x:0:0::/root:/bin/sh\nanna:x:1000:1000::/:/bin/sh\n");
+    dir.file("tree/etc/group", "root:x:0:\nanna:x:1000:\nstaff:x:50:\n");
     dir.file("tree/etc/old", "old");
     // As most images have them: nobody has to make them to mount something there.
     for name in ["hostname", "hosts", "resolv.conf"] {

@@ -195,5 +195,26 @@ fn containers_live_and_are_told_of_as_dockers() {
     ] {
         same(arguments);
     }
+    let profile = dir.join("profile.json");
+    let rules = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}]}"#;
+    std::fs::write(&profile, rules).unwrap();
+    let seccomp = format!("seccomp={}", profile.display());
+    let binds = dir.join("binds");
+    let missing = format!("{}/missing:/mnt", binds.display());
+    let mount = format!("type=bind,source={}/other,target=/mnt", binds.display());
+    let bare = ["run", "--rm", "--network", "none"];
+    for (options, script) in [
+        (&["-u", "7:8", "--group-add", "staff", "--group-add", "9"][..], "id -G"),
+        (&["--group-add", "nobody"], "id -G"),
+        (&["--security-opt", &seccomp], "busybox mkdir /new; busybox mkdir -p /tmp"),
+        (&["--security-opt", "seccomp=/no/such"], "true"),
+        (&["--security-opt", "no-new-privileges"], "busybox grep NoNewPrivs /proc/self/status"),
+        (&["-v", &missing], "busybox stat -c '%u %a' /mnt"),
+        (&["--mount", &mount], "true"),
+    ] {
+        same(&[&bare, options, &["busybox:1", "sh", "-c", script]].concat());
+    }
+    assert!(binds.join("missing").is_dir() && !binds.join("other").exists());
     assert!(different.is_empty(), "{different:#?}");
 }

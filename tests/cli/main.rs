@@ -12,6 +12,7 @@ mod archives;
 mod changes;
 mod containers;
 mod docker;
+mod docker08;
 mod docker_containers;
 mod events;
 mod life;

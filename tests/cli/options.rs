@@ -20,6 +20,11 @@ fn what_a_container_finds_is_what_was_asked_for() {
     assert_eq!(sh(&["-e", "A"], "echo ${A-unset}"), "unset", "a bare name that is not set here");
     assert_eq!(sh(&["-u", "anna"], "id -u; id -g"), "1000 1000");
     assert_eq!(sh(&["-u", "7:8", "--group-add", "9"], "id -u; id -G"), "7 8 9");
+    assert_eq!(sh(&["-u", "7:8", "--group-add", "staff"], "id -G"), "8 50");
+    for (group, word) in [("nobody", "no group nobody"), ("7x", "digit")] {
+        let arguments = ["run", "--rm", "--group-add", group, "busybox:1", "true"];
+        fails(store, &arguments, 125, &[word]);
+    }
     assert_eq!(sh(&["-w", "/new/dir"], "pwd"), "/new/dir");
     let names =
         ["-h", "box", "--domainname", "test", "--add-host", "db:192.0.2.7", "--dns", "192.0.2.1"];
@@ -59,6 +64,17 @@ fn what_a_container_finds_is_what_was_asked_for() {
     );
     let seccomp = "busybox grep Seccomp: /proc/self/status";
     assert_eq!(sh(&["--security-opt", "seccomp=unconfined"], seccomp), "Seccomp:\t0");
+    let profile = scene.dir.join("profile.json");
+    let text = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}]}"#;
+    std::fs::write(&profile, text).unwrap();
+    let profile = format!("seccomp={}", profile.display());
+    let made = "busybox mkdir /new 2>&1 | busybox grep -c 'No space left'; busybox grep -c Seccomp:.2 /proc/self/status";
+    assert_eq!(sh(&["--security-opt", &profile], made), "1 1");
+    assert_eq!(sh(&["--security-opt", "seccomp=builtin"], seccomp), "Seccomp:\t2");
+    for option in ["apparmor=unconfined", "label=disable"] {
+        assert_eq!(sh(&["--security-opt", option], "echo fine"), "fine");
+    }
     assert_eq!(sh(&["--init"], "echo $$"), "2");
     assert_eq!(sh(&["--oom-score-adj", "500"], "cat /proc/self/oom_score_adj"), "500");
     assert_eq!(sh(&["--tmpfs", "/mem:size=1m"], "busybox grep -c ' /mem tmpfs' /proc/mounts"), "1");
@@ -207,7 +223,9 @@ fn what_cannot_be_meant_is_refused_before_anything_is_made() {
         (&["--add-host", "db:somewhere"], "no IP address"),
         (&["--env-file", "/no/such"], "/no/such"),
         (&["-v", "relative:x"], "not absolute"),
-        (&["-v", "/no/such:/x"], "/no/such"),
+        (&["--mount", "type=bind,source=/no/such,target=/x"], "/no/such"),
+        (&["--security-opt", "seccomp=/no/such"], "/no/such"),
+        (&["--security-opt", "seccomp=/dev/null"], "seccomp profile"),
         (&["--mount", "type=odd,target=/x"], "odd"),
         (&["--tmpfs", "x"], "not absolute"),
         (&["--volumes-from", "nobody"], "no such container: nobody"),

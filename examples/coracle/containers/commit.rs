@@ -4,6 +4,7 @@ use crate::changes::{Changes, source_date};
 use crate::failure::Result;
 use crate::output::Output;
 use crate::progress::Spinner;
+use crate::retired::{Retired, retired};
 use crate::root::Root;
 
 /// Make an image of what a container has changed
@@ -23,6 +24,8 @@ pub struct Args {
     /// Let its processes stand still meanwhile
     #[arg(short, long, default_value_t = true, default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set, value_name = "true|false")]
     pause: bool,
+    #[arg(long, hide = true, value_parser = retired("say --change INSTRUCTION"))]
+    run: Option<Retired>,
     #[command(flatten)]
     changes: Changes,
 }

@@ -73,6 +73,7 @@ fn host_config(config: &Config) -> Value {
     let share = &config.share;
     #[allow(clippy::cast_possible_truncation, reason = "it is a small number of cpus")]
     let nano = resources.cpus.map_or(0, |cpus| (cpus * 1e9).round() as i64);
+    let links = config.links.iter().map(|link| format!("{}:{}", link.container, link.alias));
     let hosts = config.names.hosts.iter().map(|(name, address)| format!("{name}:{address}"));
     json!({
         "Binds": binds.collect::<Vec<_>>(),
@@ -88,7 +89,8 @@ fn host_config(config: &Config) -> Value {
         "DnsSearch": config.names.search,
         "DnsOptions": config.names.options,
         "ExtraHosts": hosts.collect::<Vec<_>>(),
-        "GroupAdd": config.groups.iter().map(u32::to_string).collect::<Vec<_>>(),
+        "GroupAdd": config.groups,
+        "Links": links.collect::<Vec<_>>(),
         "PidMode": shared(share.pid, ""),
         "IpcMode": shared(share.ipc, "private"),
         "UTSMode": shared(share.uts, ""),

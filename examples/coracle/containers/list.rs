@@ -12,13 +12,14 @@ use crate::filter::Condition;
 use crate::format::{Row, View};
 use crate::human;
 use crate::output::Output;
+use crate::retired::{Retired, retired};
 use crate::root::Root;
 use crate::template;
 
 /// List containers: those that run
 #[derive(clap::Args)]
 #[command(after_help = format!(
-    "{}\n\n{}\n  The fields: .ID .Image .Command .CreatedAt .RunningFor .Ports .State .Status .Names .Labels .Mounts .Networks\n\n\
+    "{}\n\n{}\n  The fields: .ID .Image .Command .CreatedAt .RunningFor .Ports .State .Status .Names .Labels .Mounts .Networks .Size\n\n\
      Example:\n  coracle ps -a --filter status=exited --format '{{{{.Names}}}}: {{{{.Status}}}}'",
     filter::HELP, template::HELP
 ))]
@@ -44,6 +45,13 @@ pub struct Args {
     /// Print ids only
     #[arg(short, long)]
     quiet: bool,
+    /// Print how much each has written, and with its image
+    #[arg(short, long)]
+    size: bool,
+    #[arg(long, alias = "since", hide = true, value_parser = retired("say --filter since=CONTAINER"))]
+    since_id: Option<Retired>,
+    #[arg(long, alias = "before", hide = true, value_parser = retired("say --filter before=CONTAINER"))]
+    before_id: Option<Retired>,
 }
 
 const VIEW: View = View {
@@ -60,8 +68,14 @@ const VIEW: View = View {
         ("Labels", "LABELS"),
         ("Mounts", "MOUNTS"),
         ("Networks", "NETWORKS"),
+        ("Size", "SIZE"),
     ],
     default: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}",
+};
+
+const WITH_SIZES: View = View {
+    default: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}\t{{.Size}}",
+    ..VIEW
 };
 
 impl Args {
@@ -80,9 +94,13 @@ impl Args {
                 self.all || phase.is_alive() || phase == Phase::Restarting
             }),
         }
-        let rows = seen.iter().map(|it| row(it, self.no_trunc)).collect();
         let format = if self.quiet { Some("{{.ID}}") } else { self.format.as_deref() };
-        VIEW.print(format, rows, out)?;
+        // To measure takes a while.
+        let sizes = !self.quiet && (self.size || format.is_some_and(|it| it.contains(".Size")));
+        let row = |it| Ok(row(it, self.no_trunc, if sizes { size(it)? } else { String::new() }));
+        let rows = seen.iter().map(row).collect::<Result<_>>()?;
+        let view = if self.size { WITH_SIZES } else { VIEW };
+        view.print(format, rows, out)?;
         if damaged.is_empty() {
             return Ok(());
         }
@@ -107,7 +125,18 @@ pub fn all(engine: &Engine) -> Result<(Vec<Seen>, Vec<coracle::Error>)> {
     Ok((seen, damaged))
 }
 
-fn row(it: &Seen, whole: bool) -> Row {
+/// `12B (virtual 117MB)`.
+fn size(it: &Seen) -> Result<String> {
+    let size = match it.container.size() {
+        // Removed meanwhile.
+        Err(err) if err.kind() == coracle::ErrorKind::NotFound => return Ok(String::new()),
+        size => size?,
+    };
+    let all = size.written + size.image;
+    Ok(format!("{} (virtual {})", human::size(size.written, 3), human::size(all, 3)))
+}
+
+fn row(it: &Seen, whole: bool, size: String) -> Row {
     let id = it.container.id();
     let labels = it.config.labels.iter().map(|(name, value)| format!("{name}={value}"));
     let mounts = it.config.mounts.iter().filter_map(|mount| match &mount.source {
@@ -130,6 +159,7 @@ fn row(it: &Seen, whole: bool) -> Row {
         labels.collect::<Vec<_>>().join(","),
         mounts.collect::<Vec<_>>().join(","),
         if it.config.share.network { "host" } else { "none" }.to_owned(),
+        size,
     ]
 }
 

@@ -6,7 +6,9 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use coracle::Engine;
-use coracle::container::{Config, LogConfig, LogDriver, MountConfig, MountSource, Names, Restart};
+use coracle::container::{
+    Config, Link, LogConfig, LogDriver, MountConfig, MountSource, Names, Restart,
+};
 
 use super::mounts::{self, Mount, Source};
 use super::{files, sizes};
@@ -38,9 +40,9 @@ pub struct Process {
     /// Its user, as name or number, and group
     #[arg(short, long, value_name = "USER[:GROUP]")]
     user: Option<String>,
-    /// A further group, by number
-    #[arg(long, value_name = "GID")]
-    group_add: Vec<u32>,
+    /// A further group, by number, or by name as its /etc/group has it
+    #[arg(long, value_name = "GROUP")]
+    group_add: Vec<String>,
     /// Its working directory, which is made if it is missing
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
@@ -115,6 +117,11 @@ struct Hosts {
     /// An option of resolv.conf(5)
     #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
     dns_option: Vec<String>,
+    /// Tell it of another container, which must be there, by variables: ALIAS_NAME, and ALIAS_ENV_X for each X there
+    ///
+    /// As containers have no addresses of their own yet, there is none of it in /etc/hosts.
+    #[arg(long, value_name = "CONTAINER[:ALIAS]", value_parser = link)]
+    link: Vec<Link>,
 }
 
 impl Process {
@@ -144,6 +151,7 @@ impl Process {
         names.options = self.names.dns_option;
         names.hosts = hosts(&self.names.add_host)?;
         config.names = names;
+        config.links = self.names.link;
         self.storage.apply(engine, config)
     }
 }
@@ -199,6 +207,14 @@ pub fn digits() -> Result<String> {
         .and_then(|mut file| file.read_exact(&mut bytes))
         .map_err(|err| Failure::new(format!("read /dev/urandom: {err}")))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn link(text: &str) -> Result<Link, String> {
+    let (container, alias) = text.split_once(':').unwrap_or((text, text));
+    if container.is_empty() || alias.is_empty() || alias.contains(':') {
+        return Err("it is not of the form CONTAINER[:ALIAS]".into());
+    }
+    Ok(Link { container: container.to_owned(), alias: alias.to_owned() })
 }
 
 fn lines(paths: &[PathBuf]) -> Result<Vec<String>> {

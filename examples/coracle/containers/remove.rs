@@ -22,6 +22,9 @@ pub struct Args {
     /// Remove their volumes without a name too
     #[arg(short, long)]
     volumes: bool,
+    /// Remove links, as NAME/ALIAS, which there are none of: what --link says goes with the container
+    #[arg(short, long, hide = true)]
+    link: bool,
     /// Containers, by name, id, or the beginning of an id
     #[arg(value_name = "CONTAINER", required = true)]
     containers: Vec<String>,
@@ -29,6 +32,9 @@ pub struct Args {
 
 impl Args {
     pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
+        if self.link {
+            return Err(Failure::new("links cannot be removed: they go with their container"));
+        }
         let removal = |container: Container| {
             let removal = container.removal();
             if self.volumes { removal.volumes() } else { removal }

@@ -1,8 +1,11 @@
 //! What a container may and may not do, and what it shares with the host: options of `run` and `create`.
 
+use std::fs;
+
 use coracle::container::{Config, Share};
 
 use crate::failure::{Failure, Result, USAGE};
+use crate::retired::{Retired, retired};
 
 #[derive(clap::Args)]
 #[command(next_help_heading = "What it may do")]
@@ -16,7 +19,10 @@ pub struct Restrictions {
     /// A capability less
     #[arg(long, value_name = "CAPABILITY")]
     cap_drop: Vec<String>,
-    /// seccomp=unconfined, apparmor=PROFILE, label=LABEL, no-new-privileges[:false], or systempaths=unconfined
+    /// seccomp=FILE or unconfined, apparmor=PROFILE, label=LABEL, no-new-privileges[:false], or systempaths=unconfined
+    ///
+    /// A profile of seccomp is a file of JSON as docker's. A label of SELinux may also be given in parts, as docker has it:
+    /// label=user:USER, role:ROLE, type:TYPE and level:LEVEL, or label=disable.
     #[arg(long, value_name = "OPTION")]
     security_opt: Vec<String>,
     /// A limit of setrlimit(2): nofile=1024:2048
@@ -34,6 +40,10 @@ pub struct Restrictions {
     /// How likely the kernel kills it first when memory runs out
     #[arg(long, value_name = "-1000..1000", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
     oom_score_adj: Option<i32>,
+    #[arg(short = 'n', long, hide = true, value_parser = retired("say --network none"))]
+    networking: Option<Retired>,
+    #[arg(long, hide = true, value_parser = retired("there is no lxc behind it; other options say what is wanted"))]
+    lxc_conf: Option<Retired>,
     /// No network, or the host's. (Networks of its own are not made yet.)
     #[arg(long, visible_alias = "net", value_enum, default_value = "none", value_name = "WHICH")]
     network: Network,
@@ -96,18 +106,42 @@ impl Restrictions {
     }
 }
 
+/// `user:USER` and its like: another part of the label that containers have.
+fn label(text: &str, config: &mut Config) -> bool {
+    let Some((part, value)) = text.split_once(':') else { return false };
+    let Some(place) = ["user", "role", "type", "level"].iter().position(|it| *it == part) else {
+        return false;
+    };
+    let whole = config.selinux.take().unwrap_or_else(|| "system_u:system_r:container_t:s0".into());
+    // A level may have colons, too.
+    let mut parts: Vec<_> = whole.splitn(4, ':').map(str::to_owned).collect();
+    parts.resize(4, String::new());
+    parts[place] = value.to_owned();
+    config.selinux = Some(parts.join(":"));
+    true
+}
+
 fn security(option: &str, config: &mut Config) -> Result<()> {
     let (name, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
     match (name, value) {
         ("seccomp", "unconfined") => config.seccomp_unconfined = true,
+        ("seccomp", "builtin") => config.seccomp = None,
+        ("seccomp", file) if !file.is_empty() => {
+            config.seccomp = Some(fs::read_to_string(file).map_err(|err| {
+                Failure::with_status(USAGE, format!("read the seccomp profile {file}: {err}"))
+            })?);
+        }
+        ("apparmor", "unconfined") => config.apparmor = None,
         ("apparmor", profile) if !profile.is_empty() => config.apparmor = Some(profile.to_owned()),
+        ("label", "disable") => config.selinux = None,
+        ("label", part) if label(part, config) => {}
         ("label", label) if !label.is_empty() => config.selinux = Some(label.to_owned()),
         ("no-new-privileges", "" | "true") => config.new_privileges = false,
         ("no-new-privileges", "false") => config.new_privileges = true,
         ("systempaths", "unconfined") | ("unmask", "ALL" | "all") => config.unmask_paths = true,
         _ => {
             return Err(Failure::with_status(USAGE, format!("invalid --security-opt {option:?}"))
-                .with_hint("see `coracle run --help`; profiles of seccomp are not read yet"));
+                .with_hint("see `coracle run --help`"));
         }
     }
     Ok(())

@@ -44,8 +44,8 @@ pub struct RunArgs {
     disable_help_flag = true
 )]
 pub struct CreateArgs {
-    /// The streams that `start -a` is to hand on: all, for now
-    #[arg(short, long, value_enum, value_name = "STREAM", ignore_case = true, hide = true)]
+    /// Taken as docker takes it, where `start -a` hands on all streams in any case
+    #[arg(short, long, value_enum, value_name = "STREAM", ignore_case = true)]
     attach: Vec<Stream>,
     #[command(flatten)]
     options: Options,

@@ -1,0 +1,35 @@
+//! What docker has had once, and what to say today: hidden from the help, told to who still uses it.
+
+use crate::failure::{Failure, Result};
+
+/// An option that is gone: no value of it can be.
+#[derive(Clone)]
+pub enum Retired {}
+
+/// Refuses whatever is given to such an option.
+pub fn retired(today: &'static str) -> impl Fn(&str) -> Result<Retired, String> + Clone {
+    move |_| Err(format!("docker has dropped this option, too: {today}"))
+}
+
+/// A command that is gone, with any arguments.
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct Arguments {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _words: Vec<String>,
+}
+
+/// `insert`: a file of an address into an image.
+pub fn insert() -> Result<()> {
+    Err(Failure::new("docker has dropped the command insert, too").with_hint(
+        "build an image with ADD, or `coracle cp` into a container and `coracle commit` that",
+    ))
+}
+
+/// `-d`: run as a daemon.
+pub fn daemon() -> Failure {
+    Failure::with_status(
+        crate::failure::USAGE,
+        "there is no daemon to start: each command does its work itself",
+    )
+}
