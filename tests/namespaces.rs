@@ -489,6 +489,9 @@ fn users_and_groups_are_exact() {
     require!(common::containers());
     let said = says(sh("id -u; id -g; id -G; umask").isolated().user("1234:2345").groups([7, 8]));
     assert_eq!(said, "1234\n2345\n2345 7 8\n0022");
+    let added = |command: &mut Command| says(command.add_groups(["7", "daemon", "7"]));
+    assert_eq!(added(sh("id -G").isolated().user("1234:2345")), "2345 1 7");
+    assert_eq!(added(sh("id -G").isolated()), "0 1 7");
     assert_eq!(says(sh("id -G").isolated()), "0");
     assert_eq!(says(sh("id -un; echo $HOME").isolated().user("nobody")), "nobody\n/nonexistent");
 }

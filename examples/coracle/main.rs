@@ -55,8 +55,8 @@ use root::Root;
 /// The commands, their options and what they print are docker's. An image is named as there: `debian` is
 /// docker.io/library/debian:latest, and an id or a digest may be cut short where it stays unmistakable.
 #[derive(Parser)]
-#[command(version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = AFTER_HELP)]
+#[command(version, max_term_width = 100, override_usage = "coracle [OPTIONS] <COMMAND>")]
+#[command(after_help = AFTER_HELP, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
     root: Root,
@@ -303,7 +303,7 @@ fn run() -> Result<()> {
 }
 
 fn no_command() -> clap::Error {
-    Cli::command().error(ErrorKind::MissingSubcommand, "a command is missing: see --help")
+    Cli::command().error(ErrorKind::MissingSubcommand, "a command is missing")
 }
 
 /// Help that was asked for, or a command line that makes no sense.
