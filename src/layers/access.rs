@@ -44,6 +44,14 @@ impl Access<'_> {
         }
     }
 
+    /// Whether what has this name in `dir` is mounted there from elsewhere (which needs openat2, Linux 5.6).
+    #[cfg(feature = "container")]
+    pub(super) fn is_mounted(self, dir: &OwnedFd, name: &OsStr) -> bool {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_XDEV);
+        openat2(dir, name, how).is_err_and(|errno| errno == Errno::EXDEV)
+    }
+
     /// Makes a directory that this user holds through the namespace his own, and open to himself alone.
     pub(super) fn take_over(self, dir: &OwnedFd) -> Result<()> {
         let Some(namespace) = self.0 else { return Ok(()) };

@@ -9,12 +9,13 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, SFlag};
+use nix::sys::statfs::{self, FsType, fstatfs};
 
 use super::access::Access;
 use super::directory::Identity;
 use crate::error::{Context, Error, ErrorKind, Result};
 
-/// A position in a tree: goes down by name without following a link or entering another mount, and up no
+/// A position in a tree: goes down by name without following a link or, by default, entering another mount, and up no
 /// higher than where it began. Holds one descriptor at any depth.
 #[derive(Debug)]
 pub(super) struct Cursor<'a> {
@@ -22,16 +23,27 @@ pub(super) struct Cursor<'a> {
     /// The directory it is at, open for reading.
     pub(super) here: OwnedFd,
     above: Vec<Identity>,
+    /// Whether it enters what is mounted below.
+    across: bool,
 }
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(root: OwnedFd, access: Access<'a>) -> Self {
-        Self { access, here: root, above: Vec::new() }
+        Self { access, here: root, above: Vec::new(), across: false }
+    }
+
+    /// One that enters other mounts, too.
+    pub(super) fn across_mounts(self) -> Self {
+        Self { across: true, ..self }
     }
 
     /// Enters a directory. Returns whether there still is one of this name.
     pub(super) fn descend(&mut self, name: &OsStr) -> Result<bool> {
-        let next = match self.access.enter(&self.here, name) {
+        let next = match self.across {
+            true => self.access.open_directory(&self.here, name),
+            false => self.access.enter(&self.here, name),
+        };
+        let next = match next {
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(false),
             Err(Errno::EXDEV) => {
                 return Err(Error::new(ErrorKind::Busy, "another file system is mounted there")
@@ -121,6 +133,30 @@ impl<'a> Cursor<'a> {
             }
         }
     }
+}
+
+/// Whether a directory shows the kernel and not files: on proc, sysfs, a cgroup hierarchy and the like. There even a change of
+/// owner may act on the machine, and what is read depends on who reads.
+pub(super) fn is_kernels(directory: &OwnedFd) -> Result<bool> {
+    /// The last four are binfmt_misc, configfs, efivarfs and pstore, whose numbers nix does not name.
+    const KERNELS: [FsType; 14] = [
+        statfs::PROC_SUPER_MAGIC,
+        statfs::SYSFS_MAGIC,
+        statfs::CGROUP_SUPER_MAGIC,
+        statfs::CGROUP2_SUPER_MAGIC,
+        statfs::DEBUGFS_MAGIC,
+        statfs::TRACEFS_MAGIC,
+        statfs::SECURITYFS_MAGIC,
+        statfs::SELINUX_MAGIC,
+        statfs::BPF_FS_MAGIC,
+        statfs::NSFS_MAGIC,
+        FsType(0x4249_4e4d),
+        FsType(0x6265_6570),
+        FsType(0xde5e_81e4),
+        FsType(0x6165_676c),
+    ];
+    let found = fstatfs(directory).context(|| "look at the file system of a directory")?;
+    Ok(KERNELS.contains(&found.filesystem_type()))
 }
 
 /// What is in a directory, in byte order.

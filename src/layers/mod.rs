@@ -19,13 +19,19 @@ mod overlay;
 mod rootfs;
 mod scratch;
 mod touched;
+#[cfg(feature = "container")]
+mod view;
 
 #[cfg(feature = "image")]
 pub(crate) use archive::{Ahead, Implied, Kind, Reader, read_buffered};
 pub use archive::{ArchiveLimits, Pack, Packed, Unpack, Unpacked};
+#[cfg(feature = "container")]
+pub(crate) use archive::{NewOwner, Place, Placed};
 pub use change::{Change, ChangeKind};
 pub use compression::{Compression, Decoder, Encoder};
 pub use driver::{Driver, LayerStore, Staging, Usage};
 #[cfg(feature = "image")]
 pub(crate) use kept::Owner;
 pub use rootfs::{Rootfs, Stack};
+#[cfg(feature = "container")]
+pub(crate) use view::{Branch, Mounted, Source, Spot, View, names};

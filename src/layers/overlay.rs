@@ -37,6 +37,15 @@ pub(super) enum Ids {
     Joined(UserNamespace),
 }
 
+impl Ids {
+    pub(super) fn namespace(&self) -> Option<&UserNamespace> {
+        match self {
+            Self::Host => None,
+            Self::Mapped(namespace) | Self::Joined(namespace) => Some(namespace),
+        }
+    }
+}
+
 /// The layer on top.
 #[derive(Debug)]
 pub(super) enum Top {

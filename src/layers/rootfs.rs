@@ -213,6 +213,12 @@ impl Rootfs {
         self.0.layers()
     }
 
+    /// The user namespace whose ids the files of the stack have, if they are not the host's.
+    #[cfg(feature = "container")]
+    pub(crate) fn user_namespace(&self) -> Option<&UserNamespace> {
+        self.0.ids().namespace()
+    }
+
     /// Whose ids the files of the stack have.
     pub(super) fn ids(&self) -> &Ids {
         self.0.ids()
@@ -223,10 +229,7 @@ impl Rootfs {
 /// the [`Child`](crate::namespaces::Child) it spawns, are handles on the stack as well.
 impl From<&Rootfs> for Root {
     fn from(rootfs: &Rootfs) -> Self {
-        let user_namespace = match rootfs.0.ids() {
-            Ids::Host => None,
-            Ids::Mapped(namespace) | Ids::Joined(namespace) => Some(namespace.clone()),
-        };
+        let user_namespace = rootfs.0.ids().namespace().cloned();
         Self::mounted(rootfs.0.clone(), user_namespace)
     }
 }

@@ -123,6 +123,12 @@ impl Child {
         self.process.user_namespace.as_ref()
     }
 
+    /// Its root directory, in its own mount namespace.
+    #[cfg(feature = "container")]
+    pub(crate) fn root(&self) -> Option<&OwnedFd> {
+        self.process.root.as_deref()
+    }
+
     /// Waits until it has ended. Standard input is closed first, so that it cannot wait for us.
     pub fn wait(&mut self) -> Result<ExitStatus> {
         drop(self.stdin.take());

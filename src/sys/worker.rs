@@ -6,6 +6,8 @@
 //! directory of its own, and is gone when [`Worker::run`] returns. Calls that change nothing of a task need no
 //! such child, nor do file-system ids: those the calling thread changes and takes back.
 
+mod files;
+
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_long, c_void};
 use std::fmt::Write;
@@ -316,95 +318,6 @@ impl<'a> Worker<'a> {
         self.call("fchdir", libc::SYS_fchdir, [Arg::At(dir.into())]);
     }
 
-    pub(crate) fn mkdir(&mut self, dir: impl Into<At<'a>>, path: CString, mode: u32) {
-        let args = [Arg::At(dir.into()), Arg::Text(path), Arg::Number(mode.into())];
-        self.call("mkdirat", libc::SYS_mkdirat, args);
-    }
-
-    pub(crate) fn symlink(&mut self, target: CString, dir: impl Into<At<'a>>, path: CString) {
-        let args = [Arg::Text(target), Arg::At(dir.into()), Arg::Text(path)];
-        self.call("symlinkat", libc::SYS_symlinkat, args);
-    }
-
-    /// Reads an extended attribute of a file, which may be open with `O_PATH`.
-    pub(crate) fn get_attribute(&mut self, file: BorrowedFd<'_>, name: &CStr) -> Value {
-        let value = Value(self.values);
-        self.values += 1;
-        let args = [
-            Arg::Text(link_of(file)),
-            Arg::Text(name.into()),
-            Arg::Value(value),
-            Arg::Number(VALUE_SIZE as i64),
-        ];
-        self.push("getxattr", libc::SYS_getxattr, args, Out::Length(value), false);
-        value
-    }
-
-    /// The owner of a file, which may be open with `O_PATH`.
-    pub(crate) fn set_owner(&mut self, file: BorrowedFd<'a>, uid: u32, gid: u32) {
-        let args = [
-            Arg::At(file.into()),
-            Arg::Text(CString::default()),
-            Arg::Number(uid.into()),
-            Arg::Number(gid.into()),
-            Arg::Flag(libc::AT_EMPTY_PATH as u64, "AT_EMPTY_PATH"),
-        ];
-        self.call("fchownat", libc::SYS_fchownat, args);
-    }
-
-    /// The permissions of a file, which may be open with `O_PATH`.
-    pub(crate) fn set_mode(&mut self, file: BorrowedFd<'_>, mode: u32) {
-        let args = [Arg::At(At::Cwd), Arg::Text(link_of(file)), Arg::Number(mode.into())];
-        self.call("fchmodat", libc::SYS_fchmodat, args);
-    }
-
-    /// Both times of a file, which may be open with `O_PATH` (Linux 5.8).
-    pub(crate) fn set_times(&mut self, file: BorrowedFd<'a>, seconds: i64, nanoseconds: u32) {
-        let args = [
-            Arg::At(file.into()),
-            Arg::Text(CString::default()),
-            Arg::Times([seconds, nanoseconds.into(), seconds, nanoseconds.into()]),
-            Arg::Flag(libc::AT_EMPTY_PATH as u64, "AT_EMPTY_PATH"),
-        ];
-        self.call("utimensat", libc::SYS_utimensat, args);
-    }
-
-    /// Sets an extended attribute of a file, which may be open with `O_PATH`.
-    pub(crate) fn set_attribute(&mut self, file: BorrowedFd<'_>, name: &CStr, value: &[u8]) {
-        let args = [
-            Arg::Text(link_of(file)),
-            Arg::Text(name.into()),
-            Arg::Bytes(value.into()),
-            Arg::Number(value.len() as i64),
-            Arg::Number(0),
-        ];
-        self.call("setxattr", libc::SYS_setxattr, args);
-    }
-
-    /// Removes an extended attribute of a file, which may be open with `O_PATH`.
-    pub(crate) fn remove_attribute(&mut self, file: BorrowedFd<'_>, name: &CStr) {
-        let args = [Arg::Text(link_of(file)), Arg::Text(name.into())];
-        self.call("removexattr", libc::SYS_removexattr, args);
-    }
-
-    /// Makes another name for a file that is no directory; a symbolic link is not followed.
-    pub(crate) fn link(
-        &mut self,
-        dir: impl Into<At<'a>>,
-        name: CString,
-        new_dir: impl Into<At<'a>>,
-        new_name: CString,
-    ) {
-        let args = [
-            Arg::At(dir.into()),
-            Arg::Text(name),
-            Arg::At(new_dir.into()),
-            Arg::Text(new_name),
-            Arg::Number(0),
-        ];
-        self.call("linkat", libc::SYS_linkat, args);
-    }
-
     /// Makes the working directory, a mount point, the root of its mount namespace and lets go of all
     /// other mounts, so that the namespace keeps no file system of the host busy. Where the root is an
     /// initramfs, which cannot be left, everything stays as it is.
@@ -644,11 +557,6 @@ impl Step<'_> {
         }
         text + ")"
     }
-}
-
-/// A name for an open file by which calls that want a path find it.
-fn link_of(file: BorrowedFd<'_>) -> CString {
-    CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default()
 }
 
 extern "C" fn work(job: *mut c_void) -> ! {

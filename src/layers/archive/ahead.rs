@@ -1,6 +1,6 @@
 //! Reading on a thread of its own, some way ahead of who needs the data.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, Read, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, Scope};
 
@@ -43,6 +43,57 @@ impl Ahead {
             }
         })?;
         Ok(Self { chunks, used, chunk: Vec::new(), position: 0 })
+    }
+}
+
+#[cfg(feature = "container")]
+impl Ahead {
+    /// What `write` writes on another thread. Its error comes at the end.
+    pub(crate) fn of_writer<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        write: impl FnOnce(&mut Chunks) -> io::Result<()> + Send + 'scope,
+    ) -> io::Result<Self> {
+        let (full, chunks) = sync_channel(CHUNKS - 2);
+        let (used, empty) = sync_channel::<Vec<u8>>(CHUNKS);
+        thread::Builder::new().name("write-ahead".into()).spawn_scoped(scope, move || {
+            let mut writer = Chunks { full, empty, chunk: Vec::new() };
+            if let Err(err) = write(&mut writer).and_then(|()| writer.flush()) {
+                // Nobody may be there any more to hear of it.
+                let _ = writer.full.send(Err(err));
+            }
+        })?;
+        Ok(Self { chunks, used, chunk: Vec::new(), position: 0 })
+    }
+}
+
+/// Where the data comes from that another thread reads.
+#[cfg(feature = "container")]
+#[derive(Debug)]
+pub(crate) struct Chunks {
+    full: SyncSender<io::Result<Vec<u8>>>,
+    empty: Receiver<Vec<u8>>,
+    chunk: Vec<u8>,
+}
+
+#[cfg(feature = "container")]
+impl Write for Chunks {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let len = data.len().min(CHUNK - self.chunk.len());
+        self.chunk.extend_from_slice(&data[..len]);
+        if self.chunk.len() == CHUNK {
+            self.flush()?;
+        }
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        let mut next = self.empty.try_recv().unwrap_or_default();
+        next.clear();
+        let chunk = std::mem::replace(&mut self.chunk, next);
+        self.full.send(Ok(chunk)).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -120,6 +171,35 @@ mod tests {
             assert_eq!((err.raw_os_error(), read == data), (Some(libc::EIO), true));
             assert_eq!(ahead.read(&mut [0]).unwrap(), 0);
         });
+    }
+
+    #[cfg(feature = "container")]
+    #[test]
+    fn what_is_written_arrives_in_order_and_the_error_last() {
+        let data: Vec<u8> = (0..2 * CHUNK + 17).map(|i| (i % 251).to_le_bytes()[0]).collect();
+        thread::scope(|scope| {
+            let written = data.as_slice();
+            let mut ahead = Ahead::of_writer(scope, |writer| {
+                writer.write_all(written)?;
+                writer.flush()?;
+                Err(io::Error::from_raw_os_error(libc::EIO))
+            })
+            .unwrap();
+            let mut read = Vec::new();
+            let err = ahead.read_to_end(&mut read).unwrap_err();
+            assert_eq!((err.raw_os_error(), read == data), (Some(libc::EIO), true));
+        });
+        let (told, heard) = std::sync::mpsc::channel();
+        thread::scope(|scope| {
+            let mut ahead = Ahead::of_writer(scope, move |writer| {
+                let written = io::copy(&mut io::repeat(1), writer).map(drop);
+                told.send(written.as_ref().unwrap_err().kind()).unwrap();
+                written
+            })
+            .unwrap();
+            ahead.read_exact(&mut [0; 10]).unwrap();
+        });
+        assert_eq!(heard.recv().unwrap(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is set once everything is there: attributes of directories, in which nothing may be made any more
 //! afterwards, and whatever needs the rights of a user namespace.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
@@ -213,8 +213,16 @@ impl Job<'_> {
                 }
             }
         }
+        attributes.set_by(worker, file, symlink);
+        Ok(())
+    }
+}
+
+impl Attributes {
+    /// What is set once the owner is, in the order of [`set`](Self::set).
+    pub(super) fn set_by<'a>(&self, worker: &mut Worker<'a>, file: BorrowedFd<'a>, symlink: bool) {
         let set_xattrs = |worker: &mut Worker<'a>, lists| {
-            for (name, value) in &attributes.xattrs {
+            for (name, value) in &self.xattrs {
                 if is_list(name) == lists {
                     worker.set_attribute(file, name, value);
                 }
@@ -222,11 +230,10 @@ impl Job<'_> {
         };
         set_xattrs(worker, false);
         if !symlink {
-            worker.set_mode(file, attributes.mode);
+            worker.set_mode(file, self.mode);
         }
         set_xattrs(worker, true);
-        worker.set_times(file, attributes.mtime.seconds, attributes.mtime.nanoseconds);
-        Ok(())
+        worker.set_times(file, self.mtime.seconds, self.mtime.nanoseconds);
     }
 }
 

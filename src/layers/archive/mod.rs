@@ -9,6 +9,8 @@ mod limits;
 mod lower;
 mod pack;
 mod pax;
+#[cfg(feature = "container")]
+mod place;
 mod reader;
 mod selection;
 mod sparse;
@@ -23,6 +25,8 @@ pub(crate) use ahead::{Ahead, read_buffered};
 pub(crate) use implied::Implied;
 pub use limits::ArchiveLimits;
 pub use pack::{Pack, Packed};
+#[cfg(feature = "container")]
+pub(crate) use place::{NewOwner, Place, Placed};
 #[cfg(feature = "image")]
 pub(crate) use reader::{Kind, Reader};
 pub use unpack::{Unpack, Unpacked};

@@ -26,7 +26,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::layers::Rootfs;
 use crate::layers::access::Access;
 use crate::layers::change::Change;
-use crate::layers::cursor::{Cursor, file_type, is_directory};
+use crate::layers::cursor::{Cursor, file_type, is_directory, is_kernels};
 use crate::layers::overlay::Ids;
 use crate::namespaces::UserNamespace;
 
@@ -177,27 +177,48 @@ impl<'a> Pack<'a> {
         self.run(directory, writer, Part::All)
     }
 
+    /// Writes what has this name in a directory, and all below it, as `shown`; or as the top, if that is empty. It is in
+    /// use: file systems mounted in it are entered, but for the kernel's own, such as proc, whose directories are shown empty.
+    #[cfg(feature = "container")]
+    pub(crate) fn live(
+        &self,
+        directory: &OwnedFd,
+        name: &OsStr,
+        shown: &[u8],
+        writer: impl Write,
+    ) -> Result<Packed> {
+        let handle = directory.try_clone().context(|| "duplicate a descriptor")?;
+        let cursor = Cursor::new(handle, Access(self.namespace)).across_mounts();
+        let mut walk = self.walk(cursor, writer, Part::Live)?;
+        walk.path = shown.to_vec();
+        let attempt = || format!("pack {}", name.as_bytes().escape_ascii());
+        walk.visit(name).and_then(|_| walk.rest()).context(attempt)?;
+        walk.writer.finish()
+    }
+
     fn with<'b>(&self, ids: &'b Ids) -> Pack<'b> {
-        let namespace = match ids {
-            Ids::Host => None,
-            Ids::Mapped(namespace) | Ids::Joined(namespace) => Some(namespace),
-        };
-        Pack { namespace, latest: self.latest, zeros: self.zeros }
+        Pack { namespace: ids.namespace(), latest: self.latest, zeros: self.zeros }
     }
 
     fn run(&self, directory: impl AsFd, writer: impl Write, part: Part) -> Result<Packed> {
-        let map = self.namespace.map(|namespace| {
-            let unknown = || Error::invalid("the ids of the user namespace are not known");
-            namespace.map().cloned().ok_or_else(unknown)
-        });
         let access = Access(self.namespace);
         let handle = directory.as_fd().try_clone_to_owned().context(|| "duplicate a descriptor")?;
         let root = access
             .open_directory(&handle, OsStr::new("."))
             .context(|| "open the directory to pack")?;
-        let mut walk = Walk {
+        let mut walk = self.walk(Cursor::new(root, access), writer, part)?;
+        walk.all()?;
+        walk.writer.finish()
+    }
+
+    fn walk<'b, W: Write>(&self, cursor: Cursor<'b>, writer: W, part: Part) -> Result<Walk<'b, W>> {
+        let map = self.namespace.map(|namespace| {
+            let unknown = || Error::invalid("the ids of the user namespace are not known");
+            namespace.map().cloned().ok_or_else(unknown)
+        });
+        Ok(Walk {
             owners: Owners { map: map.transpose()?, squash: false },
-            cursor: Cursor::new(root, access),
+            cursor,
             latest: self.latest,
             zeros: self.zeros,
             part,
@@ -205,9 +226,7 @@ impl<'a> Pack<'a> {
             path: Vec::new(),
             frames: Vec::new(),
             links: HashMap::new(),
-        };
-        walk.all()?;
-        walk.writer.finish()
+        })
     }
 }
 
@@ -220,6 +239,18 @@ enum Part {
         left_out: HashSet<Vec<u8>>,
     },
     Changed(Selection),
+    /// All, of a tree that is in use.
+    #[cfg(feature = "container")]
+    Live,
+}
+
+impl Part {
+    fn is_live(&self) -> bool {
+        #[cfg(feature = "container")]
+        return matches!(self, Self::Live);
+        #[cfg(not(feature = "container"))]
+        false
+    }
 }
 
 struct Walk<'a, W: Write> {
@@ -241,6 +272,11 @@ struct Walk<'a, W: Write> {
 impl<W: Write> Walk<'_, W> {
     fn all(&mut self) -> Result<()> {
         self.enter().context(|| "pack the root directory")?;
+        self.rest()
+    }
+
+    /// What is left to look at.
+    fn rest(&mut self) -> Result<()> {
         while let Some(names) = self.frames.last_mut() {
             let Some(name) = names.pop_first() else {
                 self.frames.pop();
@@ -283,7 +319,8 @@ impl<W: Write> Walk<'_, W> {
         }
         self.frames.push(match &self.part {
             Part::Changed(selection) => selection.names(&self.path),
-            Part::All | Part::Layer { .. } => self.cursor.names()?,
+            part if part.is_live() && is_kernels(&self.cursor.here)? => BTreeSet::new(),
+            _ => self.cursor.names()?,
         });
         Ok(())
     }
@@ -306,7 +343,7 @@ impl<W: Write> Walk<'_, W> {
             self.white_out_here(name)?;
             return Ok(false);
         }
-        if name.as_bytes().starts_with(PREFIX) {
+        if name.as_bytes().starts_with(PREFIX) && !self.part.is_live() {
             return Err(Error::invalid("its name would be that of a whiteout in the archive")
                 .with_hint(
                     "a layer cannot hold files whose names begin with `.wh.`: rename or remove it",

@@ -259,7 +259,7 @@ pub(super) fn unpack(
     Ok((Unpacked { entries, bytes, stands_alone, has_top }, implied))
 }
 
-fn explain(err: Error, entry: &Entry) -> Error {
+pub(super) fn explain(err: Error, entry: &Entry) -> Error {
     let err = match err.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) if err.hint().is_none() => {
             err.with_hint("the disk, or the quota on it, is full")
@@ -271,17 +271,22 @@ fn explain(err: Error, entry: &Entry) -> Error {
 
 fn make(archive: &mut Reader<impl BufRead>, tree: &mut Tree<'_>, entry: &Entry) -> Result<()> {
     let Made::File(mut open) = tree.make(entry)? else { return Ok(()) };
-    match &entry.regions {
-        None => copy(archive, &mut open.file, entry.size)?,
-        Some(regions) => {
-            for &(offset, len) in regions {
-                open.file.seek(SeekFrom::Start(offset)).context(|| "write the file")?;
-                copy(archive, &mut open.file, len)?;
-            }
-            open.file.set_len(entry.size).context(|| "set the length of the file")?;
-        }
-    }
+    fill(archive, &mut open.file, entry)?;
     tree.close(open, entry)
+}
+
+/// Writes the content of an entry.
+pub(super) fn fill(
+    archive: &mut Reader<impl BufRead>,
+    file: &mut File,
+    entry: &Entry,
+) -> Result<()> {
+    let Some(regions) = &entry.regions else { return copy(archive, file, entry.size) };
+    for &(offset, len) in regions {
+        file.seek(SeekFrom::Start(offset)).context(|| "write the file")?;
+        copy(archive, file, len)?;
+    }
+    file.set_len(entry.size).context(|| "set the length of the file")
 }
 
 fn copy(archive: &mut Reader<impl BufRead>, file: &mut File, mut len: u64) -> Result<()> {
