@@ -6,6 +6,7 @@ mod config;
 #[allow(clippy::module_inception, reason = "a file is named for its main type")]
 mod container;
 mod contents;
+mod copy;
 mod etc;
 pub mod events;
 mod executed;
@@ -34,6 +35,7 @@ pub use config::{
 };
 pub use container::Container;
 pub use contents::Size;
+pub use copy::{Copied, CopyIn, CopyOut};
 pub(crate) use home::Home;
 pub use id::ContainerId;
 pub use remove::Removal;

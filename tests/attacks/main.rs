@@ -10,7 +10,7 @@
 //! | CVE-2024-0132, 2025-23266, 2025-23267 (NVIDIA toolkit) | there are no hooks |
 //! | CVE-2025-24965 (crun-krun) | no file is written into a root file system, but into a fresh tmpfs only |
 //! | CVE-2020-15257 (containerd-shim) | there is no shim and no control socket; that no abstract socket appears is tested |
-//! | CVE-2018-15664, 2019-14271 (docker cp) | nothing copies files out of or into a container yet |
+//! | CVE-2018-15664, 2019-14271 (docker cp) | `tests/container/copy_races.rs` has the tests, with a container that swaps the paths; no program or library of an image is ever run by the host |
 //! | CVE-2014-6407, 2014-9357, 2014-9358 (Docker), 2022-23648, 2024-5154 | archives, image volumes and generated `/etc` files are not there yet |
 //! | CVE-2024-1753, 2024-9407, 2024-23651 to 23653 (builders) | there is no builder yet |
 //! | CVE-2021-41091, 2021-41103 (state directories) | a process leaves no directory behind |

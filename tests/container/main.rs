@@ -5,6 +5,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod contents;
+mod copy;
+mod copy_races;
 mod crashes;
 mod detached;
 mod events;
