@@ -43,7 +43,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use containers::{
-    attach, commit, events, exec, info, life, list, logs, look, remove, run, stats, update, volumes,
+    attach, commit, copy, events, exec, info, life, list, logs, look, remove, run, stats, update,
+    volumes,
 };
 use failure::{Failure, Result, USAGE};
 use output::Output;
@@ -181,6 +182,7 @@ enum Same {
     Update(update::Args),
     Diff(look::DiffArgs),
     Commit(commit::Args),
+    Cp(copy::Args),
     Export(archives::ExportArgs),
 }
 
@@ -236,6 +238,7 @@ impl Same {
             Self::Update(args) => args.run(root, out),
             Self::Diff(args) => args.run(root, out),
             Self::Commit(args) => args.run(root, out),
+            Self::Cp(args) => args.run(root),
             Self::Export(args) => args.run(root),
         }
     }

@@ -11,6 +11,7 @@ mod fixture;
 mod archives;
 mod changes;
 mod containers;
+mod copy;
 mod docker;
 mod docker08;
 mod docker_containers;

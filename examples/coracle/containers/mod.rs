@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod commit;
+pub mod copy;
 pub mod describe;
 pub mod events;
 pub mod exec;
