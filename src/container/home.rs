@@ -5,7 +5,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::container::Container;
@@ -19,6 +19,7 @@ use super::running::Running;
 use super::state::{Identity, Record, VERSION};
 use super::supervisor::Supervisor;
 use super::volume;
+use super::wait::Alert;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::{Image, Store, boot_id};
 use crate::sys;
@@ -39,6 +40,8 @@ pub(crate) struct Home {
     running: Mutex<HashMap<ContainerId, Arc<Running>>>,
     /// One of those has ended.
     ended: Condvar,
+    /// Tasks that wait for that.
+    alerts: Mutex<HashMap<ContainerId, Vec<Weak<Alert>>>>,
     supervisor: Mutex<Option<Arc<Supervisor>>>,
     journal: Journal,
 }
@@ -71,6 +74,7 @@ impl Home {
             boot,
             running: Mutex::default(),
             ended: Condvar::new(),
+            alerts: Mutex::default(),
             supervisor: Mutex::default(),
             journal: Journal::open(dir.join("events")).context(attempt)?,
             dir,
@@ -127,6 +131,23 @@ impl Home {
     pub(super) fn has_ended(&self, id: &ContainerId) {
         self.running().remove(id);
         self.ended.notify_all();
+        let mut alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may be started anew, and who waits goes on doing so.
+        let waiting = alerts.get(id).cloned().unwrap_or_default();
+        alerts.retain(|_, alerts| {
+            alerts.retain(|alert| alert.strong_count() > 0);
+            !alerts.is_empty()
+        });
+        drop(alerts);
+        waiting.iter().filter_map(Weak::upgrade).for_each(|alert| alert.wake());
+    }
+
+    /// Has a task woken whenever the container has ended that this process looks after.
+    pub(super) fn alert_at_end(&self, id: &ContainerId, alert: &Arc<Alert>) {
+        let mut alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
+        let alerts = alerts.entry(id.clone()).or_default();
+        alerts.retain(|alert| alert.strong_count() > 0);
+        alerts.push(Arc::downgrade(alert));
     }
 
     /// Waits on the table of the running until `done`, or for a moment.

@@ -12,7 +12,7 @@ use super::monitor;
 use super::process::ProcessId;
 use super::state::{Identity, Phase};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::namespaces::{ExitStatus, Signal, TerminalSize};
+use crate::namespaces::{Signal, TerminalSize};
 use crate::sys;
 
 /// How long those may take to die who were sent SIGKILL.
@@ -233,73 +233,6 @@ impl Container {
             .context(|| self.says("restart"))?;
         self.home.tell_of(&self.id, "restart", &[]);
         Ok(())
-    }
-
-    /// Waits until it has ended, and is not to be started anew. At once if it does not run.
-    ///
-    /// # Errors
-    ///
-    /// `NotFound` if it has been removed, unless this process has started it; `InvalidState` if it has never run.
-    pub fn wait(&self) -> Result<ExitStatus> {
-        self.try_wait_for(None).context(|| self.says("wait for"))?.ok_or_else(|| {
-            Error::new(ErrorKind::TimedOut, "the time is up").context(self.says("wait for"))
-        })
-    }
-
-    /// [`wait`](Self::wait), but no longer than `timeout`: `None` if it still runs.
-    ///
-    /// # Errors
-    ///
-    /// As [`wait`](Self::wait).
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
-        self.try_wait_for(Some(timeout)).context(|| self.says("wait for"))
-    }
-
-    fn try_wait_for(&self, timeout: Option<Duration>) -> Result<Option<ExitStatus>> {
-        const REFRESH: Duration = Duration::from_millis(500);
-        let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        // Before the state is read: it may go with the container.
-        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let started = started.or_else(|| Some(self.home.running_here(&self.id)?.exit.clone()));
-        let config = self.config().unwrap_or_default();
-        loop {
-            match self.status() {
-                Ok(status)
-                    if !matches!(
-                        status.phase,
-                        Phase::Running | Phase::Paused | Phase::Restarting
-                    ) =>
-                {
-                    return match status.exit {
-                        Some(status) => Ok(Some(status)),
-                        None => Err(Error::new(ErrorKind::InvalidState, "it has never run")),
-                    };
-                }
-                Ok(_) => {}
-                Err(err) if err.kind() == ErrorKind::NotFound => {
-                    let ended = started.as_ref().and_then(|exit| exit.get());
-                    return ended.map(|ended| Some(ended.status(&config))).ok_or(err);
-                }
-                Err(err) => return Err(err),
-            }
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                return Ok(None);
-            }
-            let patience = left.unwrap_or(REFRESH).min(REFRESH);
-            if self.home.running_here(&self.id).is_some() {
-                self.home.wait_for_end(&self.id, patience);
-                continue;
-            }
-            // Another process's.
-            let process = self.home.record(&self.id).ok().and_then(|record| record.process?.open());
-            match process {
-                Some(pidfd) => {
-                    sys::wait::poll(&pidfd, Some(patience)).context(|| "wait for its end")?;
-                }
-                None => std::thread::sleep(patience.min(Duration::from_millis(2))),
-            }
-        }
     }
 
     /// Lets all of its processes stand still.

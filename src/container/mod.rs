@@ -27,6 +27,7 @@ mod seccomp;
 mod state;
 mod supervisor;
 mod volume;
+mod wait;
 
 pub use attach::{Attachment, Output};
 pub use builder::ContainerBuilder;
@@ -42,3 +43,4 @@ pub use remove::Removal;
 pub use seccomp::SeccompProfile;
 pub use state::{Phase, Status};
 pub use volume::Volume;
+pub use wait::Exited;

@@ -12,7 +12,7 @@ use crate::common::{alone, audit, require};
 use crate::{Scene, example, scene};
 
 /// The example `detach`, on a container of this engine.
-fn detach(scene: &Scene, name: &str) -> Command {
+pub fn detach(scene: &Scene, name: &str) -> Command {
     let mut command = Command::new(example("detach"));
     command.arg(scene.dir.join("root")).arg(name);
     command

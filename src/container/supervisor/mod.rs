@@ -12,8 +12,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -27,6 +28,7 @@ use super::home::Home;
 use super::id::ContainerId;
 use super::launch::Launch;
 use super::process::ProcessId;
+use super::wait::Alert;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// How other threads talk to it.
@@ -59,6 +61,13 @@ enum Order {
         id: ContainerId,
         pidfd: OwnedFd,
     },
+    /// Wakes a task when a process has ended, or after a moment.
+    Alert {
+        alert: Weak<Alert>,
+        when: std::result::Result<OwnedFd, Duration>,
+    },
+    /// Some of those tasks do not wait any more.
+    ForgetAlerts,
     Quit,
 }
 
@@ -129,6 +138,20 @@ impl Supervisor {
     pub(super) fn watch(&self, id: &ContainerId, pidfd: impl AsFd) -> Result<()> {
         let pidfd = pidfd.as_fd().try_clone_to_owned().context(|| "duplicate a pidfd")?;
         self.order(Order::Watch { id: id.clone(), pidfd })
+    }
+
+    /// Wakes a task when the process of a pidfd has ended, or after a moment.
+    pub(super) fn alert(
+        &self,
+        alert: Weak<Alert>,
+        when: std::result::Result<OwnedFd, Duration>,
+    ) -> Result<()> {
+        self.order(Order::Alert { alert, when })
+    }
+
+    /// Lets go of the alerts of tasks that do not wait any more.
+    pub(super) fn forget_alerts(&self) -> Result<()> {
+        self.order(Order::ForgetAlerts)
     }
 
     /// Ends the thread, which looks after no container any more.

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -19,6 +19,7 @@ use super::super::process::ProcessId;
 use super::super::remove;
 use super::super::running::Running;
 use super::super::state::{Exit, Phase};
+use super::super::wait::Alert;
 use super::client::Client;
 use super::door::Door;
 use super::task::{Scratch, Slot, Task};
@@ -114,6 +115,7 @@ enum Alarm {
     Leave(u32),
     /// It is to be started anew.
     Restart(Container, u32),
+    Wake(Weak<Alert>),
 }
 
 impl Alarm {
@@ -131,6 +133,8 @@ pub(in crate::container) struct Supervision {
     callers: HashMap<u32, Client>,
     /// Those who have not taken yet all that an ended container has written.
     leaving: HashMap<u32, Client>,
+    /// Who waits for the end of a process that is another's to look after.
+    alerts: HashMap<usize, (OwnedFd, Weak<Alert>)>,
     alarms: BTreeMap<(Instant, u64), Alarm>,
     next: u32,
     next_alarm: u64,
@@ -150,6 +154,7 @@ impl Supervision {
             tasks: HashMap::new(),
             callers: HashMap::new(),
             leaving: HashMap::new(),
+            alerts: HashMap::new(),
             alarms: BTreeMap::new(),
             next: 0,
             next_alarm: 0,
@@ -194,6 +199,9 @@ impl Supervision {
                 DOOR => self.answer_the_door(),
                 Token { task: 0, slot: Slot::Client(number) } => self.listen_to(number),
                 Token { task: 0, slot: Slot::Guest(number) } => self.go_on_seeing_off(number),
+                Token { task: 0, slot: Slot::Source(number) } => {
+                    self.ended_elsewhere(number);
+                }
                 _ => self.ready(token, event.events()),
             }
         }
@@ -229,6 +237,7 @@ impl Supervision {
                 }
                 Alarm::Leave(number) => self.leave(number),
                 Alarm::Restart(container, restarts) => self.restart(&container, restarts),
+                Alarm::Wake(alert) => wake(&alert),
             }
         }
     }
@@ -246,6 +255,15 @@ impl Supervision {
                     let _ = reply.send(started);
                 }
                 Order::Attach { id, socket, reply } => self.attach(&id, socket, &reply),
+                Order::Alert { alert, when: Err(after) } => self.alarm(after, Alarm::Wake(alert)),
+                Order::Alert { alert, when: Ok(pidfd) } => self.alert(pidfd, alert),
+                Order::ForgetAlerts => self.alerts.retain(|_, (pidfd, alert)| {
+                    let waits = alert.strong_count() > 0;
+                    if !waits {
+                        self.poller.remove(pidfd);
+                    }
+                    waits
+                }),
                 Order::Watch { id, pidfd } => {
                     if let Some(task) = self.task_of(&id) {
                         let number = task;
@@ -461,6 +479,24 @@ impl Supervision {
         }
     }
 
+    /// Has a task woken when a process ends.
+    fn alert(&mut self, pidfd: OwnedFd, alert: Weak<Alert>) {
+        let number = self.number() as usize;
+        let token = Token { task: 0, slot: Slot::Source(number) };
+        match self.poller.add(&pidfd, EpollFlags::EPOLLIN, token) {
+            Ok(()) => drop(self.alerts.insert(number, (pidfd, alert))),
+            // It looks again.
+            Err(_) => self.alarm(RETRY, Alarm::Wake(alert)),
+        }
+    }
+
+    fn ended_elsewhere(&mut self, number: usize) {
+        if let Some((pidfd, alert)) = self.alerts.remove(&number) {
+            self.poller.remove(&pidfd);
+            wake(&alert);
+        }
+    }
+
     /// A number for a descriptor that belongs to no container.
     fn number(&mut self) -> u32 {
         self.next = self.next.wrapping_add(1).max(1);
@@ -493,6 +529,12 @@ impl Supervision {
             let _ = task.add_client(caller.into_socket(), &self.poller);
         }
         // Anybody else sees the connection end.
+    }
+}
+
+fn wake(alert: &Weak<Alert>) {
+    if let Some(alert) = alert.upgrade() {
+        alert.wake();
     }
 }
 
