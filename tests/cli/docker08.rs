@@ -1,5 +1,5 @@
 //! The command list of docker 0.8, commands and options: here as today's docker has them, or refused with what to say today.
-//! (Those of networks and of build come with these; `cp` and registries have tests of their own.)
+//! (Those of networks and of build come with these; what `cp` and registries do has tests of its own.)
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -12,6 +12,7 @@ use crate::{command, fails, finish, lines, run};
 const COMMANDS: &[(&str, &[&str])] = &[
     ("attach", &["--no-stdin", "--sig-proxy"]),
     ("commit", &["-m,", "-a,", "?--run"]),
+    ("cp", &[]),
     ("diff", &[]),
     ("events", &["--since"]),
     ("export", &[]),
