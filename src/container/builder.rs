@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::config::{Config, MountConfig, MountSource, Restart};
 use super::container::Container;
+use super::health::HealthCheck;
 use super::home::Home;
 use super::id::{ContainerId, check_name, random_name};
 use super::launch;
@@ -125,6 +126,17 @@ impl ContainerBuilder {
         self
     }
 
+    /// How it is asked whether it is well.
+    pub fn health_check(mut self, check: HealthCheck) -> Self {
+        self.config.health = Some(check);
+        self
+    }
+
+    /// It is not asked whether it is well, whatever the image says.
+    pub fn no_health_check(self) -> Self {
+        self.health_check(HealthCheck::none())
+    }
+
     /// It goes when it has ended, with all that it has written.
     pub fn remove_on_exit(mut self) -> Self {
         self.config.remove = true;
@@ -183,6 +195,7 @@ impl ContainerBuilder {
             name: String::new(),
             created: Timestamp::now(),
             image: image.digest().to_string(),
+            health: HealthCheck::resolve(&config, &image)?,
             image_labels: labels.into_iter().flatten().collect(),
             config,
         };

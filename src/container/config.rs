@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::health::HealthCheck;
 use crate::cgroups::Limits;
 
 /// What a container is made of and how it is to run: as it was asked for, and as it is kept on disk.
@@ -96,6 +97,8 @@ pub struct Config {
     pub links: Vec<Link>,
     /// What becomes of its output.
     pub log: LogConfig,
+    /// How it is asked whether it is well, instead of the image's way.
+    pub health: Option<HealthCheck>,
 }
 
 /// What is done when a container ends.

@@ -94,11 +94,15 @@ impl Container {
         let record = self.home.record(&self.id)?;
         // What a dead supervisor has left must be put in order first.
         let dead = record.supervisor.is_some_and(|supervisor| !supervisor.is_alive());
-        if dead || record.boot != self.home.boot() {
-            let locked = self.locked()?;
-            return Ok(locked.record.status(&locked.identity));
-        }
-        Ok(record.status(&self.home.identity(&self.id)?))
+        let (record, identity) = match dead || record.boot != self.home.boot() {
+            true => {
+                let Locked { record, identity, .. } = self.locked()?;
+                (record, identity)
+            }
+            false => (record, self.home.identity(&self.id)?),
+        };
+        let health = identity.health.as_ref().map(|_| self.home.health(&self.id));
+        Ok(Status { health, ..record.status(&identity) })
     }
 
     pub(super) fn locked(&self) -> Result<Locked<'_>> {

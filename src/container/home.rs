@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::container::Container;
 use super::events::Journal;
 use super::files::{self, Durable, Held, gone};
+use super::health::{Health, HealthRecord};
 use super::id::{ContainerId, is_hex};
 use super::locked::Locked;
 use super::process::ProcessId;
@@ -261,6 +262,16 @@ impl Home {
 
     pub(super) fn record(&self, id: &ContainerId) -> Result<Record> {
         self.read(id, "state.json")
+    }
+
+    pub(super) fn health_file(&self, id: &ContainerId) -> PathBuf {
+        self.directory(id).join("health.json")
+    }
+
+    /// What is known of its health; nothing if it has not been started yet.
+    pub(super) fn health(&self, id: &ContainerId) -> Health {
+        let record = files::read_json::<HealthRecord>(&self.health_file(id), VERSION);
+        record.map(|record| record.health).unwrap_or_default()
     }
 
     fn read<T: serde::de::DeserializeOwned>(&self, id: &ContainerId, name: &str) -> Result<T> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::{Config, LogConfig, LogDriver, MountConfig, MountSource};
 use super::etc;
+use super::health::HealthCheck;
 use super::home::Home;
 use super::id::{ContainerId, check_name};
 use super::locked::Locked;
@@ -30,6 +31,8 @@ pub(super) struct Launch {
     pub(super) config: Config,
     pub(super) rootfs: Rootfs,
     pub(super) log: Option<LogWriter>,
+    /// How it is asked whether it is well.
+    pub(super) health: Option<(HealthCheck, Command)>,
 }
 
 impl Launch {
@@ -78,12 +81,26 @@ impl Launch {
         if let Some(cgroup) = &cgroup {
             command.cgroup(cgroup);
         }
-        Ok(Self { command, cgroup, config: config.clone(), rootfs, log: log(locked)? })
+        let health = health(locked, &image)?;
+        Ok(Self { command, cgroup, config: config.clone(), rootfs, log: log(locked)?, health })
     }
 
     pub(super) fn cgroup_paths(&self) -> Vec<PathBuf> {
         self.cgroup.as_ref().map(Cgroup::paths).unwrap_or_default()
     }
+}
+
+fn health(locked: &Locked<'_>, image: &Image) -> Result<Option<(HealthCheck, Command)>> {
+    let Some(check) = &locked.identity.health else { return Ok(None) };
+    let words = check.words(image);
+    let (program, arguments) =
+        words.split_first().ok_or_else(|| Error::invalid("the health check has no program"))?;
+    let config = &locked.identity.config;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    restrict(&mut command, config, image)?;
+    enter_working_dir(&mut command, config, image);
+    Ok(Some((check.clone(), command)))
 }
 
 /// Where its output is written.

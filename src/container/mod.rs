@@ -11,6 +11,7 @@ mod etc;
 pub mod events;
 mod executed;
 mod files;
+mod health;
 mod home;
 mod id;
 mod inside;
@@ -37,6 +38,7 @@ pub use config::{
 pub use container::Container;
 pub use contents::Size;
 pub use copy::{Copied, CopyIn, CopyOut};
+pub use health::{Health, HealthCheck, HealthStatus, Probe};
 pub(crate) use home::Home;
 pub use id::ContainerId;
 pub use remove::Removal;

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
+use super::health::{Health, HealthCheck};
 use super::process::ProcessId;
 use crate::namespaces::ExitStatus;
 
@@ -71,6 +72,8 @@ pub struct Status {
     pub finished: Option<SystemTime>,
     /// How often its [restart policy](super::Restart) has started it anew.
     pub restarts: u32,
+    /// Whether it is well, if it has a [health check](super::HealthCheck).
+    pub health: Option<Health>,
 }
 
 /// The file `config.json` of a container.
@@ -84,6 +87,9 @@ pub(super) struct Identity {
     pub(super) image: String,
     #[serde(default)]
     pub(super) image_labels: BTreeMap<String, String>,
+    /// How it is asked whether it is well.
+    #[serde(default)]
+    pub(super) health: Option<HealthCheck>,
     pub(super) config: Config,
 }
 
@@ -180,6 +186,7 @@ impl Record {
             started: self.started.map(SystemTime::from),
             finished: self.finished.map(SystemTime::from),
             restarts: self.restarts,
+            health: None,
         }
     }
 

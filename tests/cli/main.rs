@@ -16,6 +16,7 @@ mod docker;
 mod docker08;
 mod docker_containers;
 mod events;
+mod health;
 mod life;
 mod lists;
 mod options;

@@ -19,7 +19,7 @@ pub fn detach(scene: &Scene, name: &str) -> Command {
 }
 
 /// Waits until it is true.
-fn until(what: &str, done: impl Fn() -> bool) {
+pub fn until(what: &str, done: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < end, "{what}: not within a minute");

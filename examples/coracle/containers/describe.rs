@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use coracle::container::{Config, Container, MountSource, Phase, Restart};
+use coracle::container::{Config, Container, Health, MountSource, Phase, Restart};
 use coracle::image::Image;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -16,7 +16,7 @@ pub fn container(container: &Container) -> coracle::Result<Value> {
     let image = container.image()?;
     let words = container.command_line()?;
     let code = status.exit.as_ref().map_or(0, |it| ended(it).into());
-    let state = json!({
+    let mut state = json!({
         "Status": phase(status.phase),
         "Running": status.phase.is_alive(),
         "Paused": status.phase == Phase::Paused,
@@ -29,6 +29,9 @@ pub fn container(container: &Container) -> coracle::Result<Value> {
         "StartedAt": time(status.started),
         "FinishedAt": time(status.finished),
     });
+    if let Some(health) = &status.health {
+        state["Health"] = self::health(health);
+    }
     Ok(json!({
         "Id": container.id().as_str(),
         "Created": time(Some(status.created)),
@@ -44,6 +47,22 @@ pub fn container(container: &Container) -> coracle::Result<Value> {
         "Config": settings(container, &config, &image),
         "NetworkSettings": {"Ports": {}, "IPAddress": "", "Networks": {}},
     }))
+}
+
+fn health(health: &Health) -> Value {
+    let probes = health.probes.iter().map(|probe| {
+        json!({
+            "Start": time(Some(probe.started)),
+            "End": time(Some(probe.ended)),
+            "ExitCode": probe.exit_code,
+            "Output": probe.output,
+        })
+    });
+    json!({
+        "Status": health.status.to_string(),
+        "FailingStreak": health.failing_streak,
+        "Log": probes.collect::<Value>(),
+    })
 }
 
 /// Docker writes the beginning of its calendar for never.
@@ -156,7 +175,7 @@ fn settings(container: &Container, config: &Config, image: &Image) -> Value {
         (true, None) => of_image.and_then(|it| it.cmd().clone()),
         _ => Some(config.command.clone()),
     };
-    json!({
+    let mut settings = json!({
         "Hostname": config.hostname.clone().unwrap_or_else(|| container.id().short().to_owned()),
         "Domainname": config.domainname.clone().unwrap_or_default(),
         "User": or(&config.user, of_image.and_then(|it| it.user().clone())),
@@ -171,5 +190,9 @@ fn settings(container: &Container, config: &Config, image: &Image) -> Value {
         "Labels": labels,
         "StopSignal": or(&config.stop_signal, of_image.and_then(|it| it.stop_signal().clone())),
         "StopTimeout": config.stop_timeout,
-    })
+    });
+    if let Ok(Some(check)) = container.health_check() {
+        settings["Healthcheck"] = serde_json::to_value(check).unwrap_or_default();
+    }
+    settings
 }

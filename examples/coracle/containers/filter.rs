@@ -10,7 +10,8 @@ use crate::filter::Condition;
 pub const HELP: &str = "\
 Filters (of one name any must be met, of several names all; labels all):
   id=ID  name=PART  label=KEY[=VALUE]  status=created|running|paused|restarting|exited
-  exited=CODE  ancestor=IMAGE  before=CONTAINER  since=CONTAINER  volume=NAME|TARGET  network=none|host";
+  exited=CODE  ancestor=IMAGE  before=CONTAINER  since=CONTAINER  volume=NAME|TARGET  network=none|host
+  health=starting|healthy|unhealthy|none";
 
 /// A container as far as lists tell of it.
 pub struct Seen {
@@ -91,6 +92,13 @@ fn test(engine: &Engine, name: &str, value: &str) -> Result<Test> {
                 named || mount.target.as_os_str() == owned.as_str()
             })
         }),
+        "health" => match value {
+            "none" | "starting" | "healthy" | "unhealthy" => Box::new(move |it| {
+                let health = it.status.health.as_ref();
+                health.map_or("none".to_owned(), |it| it.status.to_string()) == owned
+            }),
+            _ => return Err(invalid()),
+        },
         "network" => match value {
             "none" | "host" => Box::new(move |it| it.config.share.network == (owned == "host")),
             _ => return Err(invalid()),

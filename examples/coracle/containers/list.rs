@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use coracle::Engine;
-use coracle::container::{MountSource, Phase, Status};
+use coracle::container::{HealthStatus, MountSource, Phase, Status};
 
 use super::ended;
 use super::filter::{self, Seen};
@@ -202,7 +202,11 @@ pub fn says(status: &Status) -> String {
     let up = || human::span(status.started.and_then(|it| it.elapsed().ok()).unwrap_or_default());
     let code = status.exit.as_ref().map_or(crate::failure::USAGE, ended);
     match status.phase {
-        Phase::Running => format!("Up {}", up()),
+        Phase::Running => match status.health.as_ref().map(|it| it.status) {
+            None => format!("Up {}", up()),
+            Some(HealthStatus::Starting) => format!("Up {} (health: starting)", up()),
+            Some(health) => format!("Up {} ({health})", up()),
+        },
         Phase::Paused => format!("Up {} (Paused)", up()),
         Phase::Restarting => format!("Restarting ({code}) {}", human::since(status.finished)),
         Phase::Exited => format!("Exited ({code}) {}", human::since(status.finished)),

@@ -8,6 +8,7 @@ pub mod events;
 pub mod exec;
 mod files;
 mod filter;
+mod health;
 pub mod info;
 mod keys;
 pub mod life;

@@ -8,6 +8,7 @@ use coracle::Engine;
 use coracle::container::{Config, Container};
 use coracle::image::{Platform, Reference};
 
+use super::health::Checks;
 use super::process::Process;
 use super::resources::Limits;
 use super::restrictions::Restrictions;
@@ -38,6 +39,8 @@ pub struct Options {
     limits: Limits,
     #[command(flatten)]
     restrictions: Restrictions,
+    #[command(flatten)]
+    health: Checks,
     /// Print this
     #[arg(long, action = clap::ArgAction::Help)]
     help: Option<bool>,
@@ -77,6 +80,7 @@ impl Options {
         config.resources = self.limits.resources()?;
         self.restrictions.apply(&mut config)?;
         self.process.apply(&engine, &mut config)?;
+        config.health = self.health.check()?;
         config.image.clone_from(image);
         config.platform = self.platform.map(|platform| platform.to_string());
         config.command = command.to_vec();

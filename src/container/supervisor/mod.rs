@@ -3,6 +3,7 @@
 
 mod client;
 mod door;
+mod health;
 mod supervision;
 mod task;
 

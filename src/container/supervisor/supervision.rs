@@ -22,6 +22,7 @@ use super::super::state::{Exit, Phase};
 use super::super::wait::Alert;
 use super::client::Client;
 use super::door::Door;
+use super::health::Prober;
 use super::task::{Scratch, Slot, Task};
 use super::{Order, Start, Supervisor};
 use crate::cgroups::Cgroup;
@@ -33,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one who is attached may take for the rest when it has ended: a pager, perhaps, that somebody reads.
 const FAREWELL: Duration = Duration::from_secs(600);
 /// How soon a lock that another process holds is tried again.
-const RETRY: Duration = Duration::from_millis(2);
+pub(super) const RETRY: Duration = Duration::from_millis(2);
 /// The first pause before a container is started anew; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -59,6 +60,8 @@ impl From<Token> for u64 {
             Slot::Input => (2, 0),
             Slot::Guest(number) => (3, u64::from(number)),
             Slot::Client(number) => (4, u64::from(number)),
+            Slot::Probe => (5, 0),
+            Slot::ProbeOutput => (6, 0),
         };
         u64::from(token.task) << 32 | kind << 29 | number & 0x1fff_ffff
     }
@@ -72,7 +75,9 @@ impl Token {
             1 => Slot::Source(number as usize),
             2 => Slot::Input,
             3 => Slot::Guest(number),
-            _ => Slot::Client(number),
+            4 => Slot::Client(number),
+            5 => Slot::Probe,
+            _ => Slot::ProbeOutput,
         };
         Self { task: (word >> 32) as u32, slot }
     }
@@ -106,7 +111,7 @@ impl Poller {
 
 /// What is to be done at a time.
 #[derive(Debug)]
-enum Alarm {
+pub(super) enum Alarm {
     /// A container has ended, and its lock was not free.
     Record(u32, Exit),
     /// It has waited long enough for those who are attached.
@@ -116,6 +121,12 @@ enum Alarm {
     /// It is to be started anew.
     Restart(Container, u32),
     Wake(Weak<Alert>),
+    /// It is to be asked whether it is well.
+    Probe(u32),
+    /// The probe with this number has had the time that it may take.
+    ProbeIsLate(u32, u32),
+    /// Its probe was killed a while ago.
+    ProbeWasKilled(u32),
 }
 
 impl Alarm {
@@ -127,8 +138,8 @@ impl Alarm {
 pub(in crate::container) struct Supervision {
     supervisor: Arc<Supervisor>,
     door: Door,
-    poller: Poller,
-    tasks: HashMap<u32, Task>,
+    pub(super) poller: Poller,
+    pub(super) tasks: HashMap<u32, Task>,
     /// Those who have knocked and not said yet what they want.
     callers: HashMap<u32, Client>,
     /// Those who have not taken yet all that an ended container has written.
@@ -138,7 +149,7 @@ pub(in crate::container) struct Supervision {
     alarms: BTreeMap<(Instant, u64), Alarm>,
     next: u32,
     next_alarm: u64,
-    scratch: Scratch,
+    pub(super) scratch: Scratch,
 }
 
 impl Supervision {
@@ -216,7 +227,7 @@ impl Supervision {
         EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX)
     }
 
-    fn alarm(&mut self, after: Duration, alarm: Alarm) {
+    pub(super) fn alarm(&mut self, after: Duration, alarm: Alarm) {
         self.next_alarm += 1;
         self.alarms.insert((Instant::now() + after, self.next_alarm), alarm);
     }
@@ -238,6 +249,9 @@ impl Supervision {
                 Alarm::Leave(number) => self.leave(number),
                 Alarm::Restart(container, restarts) => self.restart(&container, restarts),
                 Alarm::Wake(alert) => wake(&alert),
+                Alarm::Probe(task) => self.probe(task),
+                Alarm::ProbeIsLate(task, probe) => self.probe_is_late(task, probe),
+                Alarm::ProbeWasKilled(task) => self.probe_was_killed(task),
             }
         }
     }
@@ -296,7 +310,7 @@ impl Supervision {
         launch: Launch,
         clients: Vec<OwnedFd>,
     ) -> Result<ProcessId> {
-        let Launch { mut command, cgroup, config, rootfs, log } = launch;
+        let Launch { mut command, cgroup, config, rootfs, log, health } = launch;
         let child = match command.spawn() {
             Err(err) => {
                 // It was made for this.
@@ -318,12 +332,14 @@ impl Supervision {
         let mut task = Task::new(number, container.clone(), &config, log, child, |child| {
             Arc::new(Running::new(child, pidfd, cgroup.map(Cgroup::keep), rootfs))
         })?;
+        task.prober = health.map(|(check, command)| Box::new(Prober::new(check, command)));
         for client in clients {
             task.add_client(client, &self.poller)?;
         }
         task.watch(&self.poller)?;
         container.home().running().insert(container.id().clone(), task.running.clone());
         self.tasks.insert(number, task);
+        self.begin_probing(number);
         Ok(process)
     }
 
@@ -334,8 +350,11 @@ impl Supervision {
         if task.choked.is_some() && !was_choked {
             self.alarm(PATIENCE, Alarm::Unchoke(token.task));
         }
-        if matches!(token.slot, Slot::Process | Slot::Guest(_)) {
+        if matches!(token.slot, Slot::Process | Slot::Guest(_) | Slot::Probe) {
             self.look_after(token.task);
+        }
+        if matches!(token.slot, Slot::Probe | Slot::ProbeOutput) {
+            self.probe_ready(token.task, token.slot);
         }
     }
 

@@ -16,6 +16,7 @@ use super::super::logs::{Batch, LogWriter, Stream};
 use super::super::running::Running;
 use super::super::state::Exit;
 use super::client::Client;
+use super::health::Prober;
 use super::set_nonblocking;
 use super::supervision::{Poller, Token};
 use crate::error::Result;
@@ -51,11 +52,14 @@ pub(super) enum Slot {
     Input,
     Guest(u32),
     Client(u32),
+    /// The process that asks it whether it is well.
+    Probe,
+    ProbeOutput,
 }
 
 #[derive(Debug)]
 pub(super) struct Task {
-    number: u32,
+    pub(super) number: u32,
     pub(super) container: Container,
     pub(super) running: Arc<Running>,
     pub(super) since: Instant,
@@ -72,6 +76,7 @@ pub(super) struct Task {
     next: u32,
     /// Clients have to catch up first: since when it is not read.
     pub(super) choked: Option<Instant>,
+    pub(super) prober: Option<Box<Prober>>,
 }
 
 impl Task {
@@ -114,6 +119,7 @@ impl Task {
             guests: Vec::new(),
             next: 0,
             choked: None,
+            prober: None,
         })
     }
 
@@ -160,8 +166,8 @@ impl Task {
         poller: &Poller,
     ) {
         match slot {
-            // The supervision asks whether it has ended.
-            Slot::Process => {}
+            // The supervision sees to them.
+            Slot::Process | Slot::Probe | Slot::ProbeOutput => {}
             Slot::Source(index) => self.read(index, scratch, poller, TURNS),
             Slot::Input => self.feed(poller),
             // It is reaped when the first process is asked for.
@@ -356,6 +362,9 @@ impl Task {
         }
         self.sources.iter().flatten().chain(&self.input).for_each(|fd| poller.remove(fd));
         self.guests.iter().for_each(|(_, pidfd)| poller.remove(pidfd));
+        if let Some(prober) = &mut self.prober {
+            prober.end(poller);
+        }
         behind
     }
 }
