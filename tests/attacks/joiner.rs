@@ -179,3 +179,17 @@ fn cve_2022_29162_2025_27612_nothing_is_inheritable_after_exec() {
     let first = said_by(first.args(["-E", "Cap(Prm|Bnd)", "/proc/self/status"]).isolated());
     assert!(first.lines().all(|line| said.contains(line)), "{said}\n{first}");
 }
+
+/// `kill 0`, and input pushed into a terminal, would reach the host's session.
+#[test]
+fn who_joins_leaves_the_hosts_session_and_process_group() {
+    require!(common::user_namespaces());
+    let container = Command::new("sleep").arg("1000").isolated().spawn().unwrap();
+    let mut exec = Command::new("cat");
+    let child = container.exec(exec.arg("/proc/self/stat").stdout(Stdio::piped())).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stat = String::from_utf8(output.stdout).unwrap();
+    // Number, name, state, parent, process group, session, terminal: 0 is one that is outside.
+    let fields: Vec<&str> = stat.split(' ').collect();
+    assert_eq!((fields[4], fields[5], fields[6]), (fields[0], fields[0], "0"), "{stat}");
+}

@@ -292,8 +292,9 @@ impl<'a> Builder<'a> {
             self.steps.insert(at + 1, Step::Unshare { flags: libc::CLONE_NEWCGROUP, what });
             self.late_namespaces |= Namespaces::CGROUP;
         }
-        if self.command.is_container() || self.command.terminal.is_some() {
-            // Without a session of its own it could push input into the host's terminal (TIOCSTI).
+        if self.contained() || self.command.terminal.is_some() {
+            // Without a session of its own it could push input into the host's terminal (TIOCSTI), and signal the
+            // host's process group.
             self.steps.push(Step::NewSession);
         }
         Ok(())
