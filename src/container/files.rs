@@ -94,10 +94,13 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
     let file = options.open(path).context(|| "open it")?;
-    if !file.metadata().context(|| "look at it")?.is_file() {
+    let metadata = file.metadata().context(|| "look at it")?;
+    if !metadata.is_file() {
         return Err(Error::new(ErrorKind::Malformed, "it is no regular file"));
     }
-    let mut bytes = Vec::new();
+    // In one read and another that finds the end.
+    let length = metadata.len().min(LONGEST) + 1;
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     file.take(LONGEST + 1).read_to_end(&mut bytes).context(|| "read it")?;
     if bytes.len() as u64 > LONGEST {
         return Err(Error::new(ErrorKind::Malformed, format!("it is longer than {LONGEST} bytes")));

@@ -158,7 +158,10 @@ fn run(request: &Request) -> Option<i32> {
     // The host may have given up.
     let _ = reply.write_all(&answer);
     drop(reply);
-    begun.ok()?.run_until_idle();
+    let supervision = begun.ok()?;
+    // What it took to begin is of no use any more, and there may be thousands of these processes.
+    sys::process::give_memory_back();
+    supervision.run_until_idle();
     Some(0)
 }
 

@@ -1,8 +1,8 @@
 //! Processes that are told apart from others that get their ids later.
 
 use std::fmt;
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -55,7 +55,9 @@ impl fmt::Display for ProcessId {
 
 /// The 22nd field of `/proc/PID/stat`.
 fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // More than there is: files of proc say nothing of their length.
+    let mut stat = String::with_capacity(1 << 10);
+    File::open(format!("/proc/{pid}/stat"))?.read_to_string(&mut stat)?;
     // The second field, the name in parentheses, may hold anything.
     let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split_ascii_whitespace());
     let start = fields.and_then(|mut fields| fields.nth(19)?.parse().ok());

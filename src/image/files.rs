@@ -21,11 +21,12 @@ pub(super) fn open(path: &Path) -> Result<File> {
 
 /// Reads a file of at most `limit` bytes.
 pub(super) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    open(path)?
-        .take(limit + 1)
-        .read_to_end(&mut bytes)
-        .context(|| format!("read {}", path.display()))?;
+    let attempt = || format!("read {}", path.display());
+    let file = open(path)?;
+    // In one read and another that finds the end.
+    let length = file.metadata().context(attempt)?.len().min(limit) + 1;
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    file.take(limit + 1).read_to_end(&mut bytes).context(attempt)?;
     if bytes.len() as u64 > limit {
         let message = format!("{} is longer than {limit} bytes", path.display());
         return Err(Error::new(ErrorKind::Malformed, message));

@@ -33,3 +33,12 @@ pub(crate) fn leave_parent() -> io::Result<bool> {
         _ => Ok(false),
     }
 }
+
+/// Gives the kernel what the allocator keeps for later, where it is glibc's.
+pub(crate) fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer, and is safe among threads that allocate.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
