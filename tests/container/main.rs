@@ -10,6 +10,7 @@ mod copy_races;
 mod crashes;
 mod detached;
 mod events;
+mod examples;
 mod health;
 mod life;
 mod scene;
