@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::container::events::Events;
 use crate::container::{Config, Container, ContainerBuilder, Home, Volume};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::Store;
 
 /// Images, containers and volumes of one root directory, which several processes may have open at once.
@@ -98,6 +98,33 @@ impl Engine {
     pub fn containers(&self) -> Result<Vec<Container>> {
         let ids = self.home.ids()?;
         Ok(ids.into_iter().map(|id| Container::new(self.home.clone(), id)).collect())
+    }
+
+    /// Those that their [restart policies](crate::container::Restart) want to run and that do not, as their supervisor has died or the
+    /// machine was restarted. The engine starts none of its own accord: a host does that when it comes up.
+    ///
+    /// ```no_run
+    /// let engine = coracle::Engine::open_default()?;
+    /// for container in engine.due()? {
+    ///     container.start()?;
+    /// }
+    /// # Ok::<(), coracle::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of the file system. One that is being removed meanwhile is left out.
+    pub fn due(&self) -> Result<Vec<Container>> {
+        let mut due = Vec::new();
+        for container in self.containers()? {
+            match container.is_due() {
+                Ok(true) => due.push(container),
+                Ok(false) => {}
+                Err(err) if err.kind() == ErrorKind::NotFound => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(due)
     }
 
     /// What happens to containers and volumes, whichever process does it: [`events`](crate::container::events) shows how to read it.

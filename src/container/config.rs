@@ -111,7 +111,8 @@ pub enum Restart {
     No,
     /// It is started anew unless it ended with 0, so often at most.
     OnFailure(u32),
-    /// It is started anew, and when the engine is opened after the machine was restarted.
+    /// It is started anew, and is [due](crate::Engine::due) when its supervisor or the machine has ended, even if it was
+    /// stopped by hand.
     Always,
     /// As `Always`, but not if it was stopped by hand.
     UnlessStopped,

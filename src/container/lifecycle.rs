@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::attach::Attachment;
+use super::config::Restart;
 use super::container::{Container, cgroup, open};
 use super::launch;
 use super::locked::Locked;
@@ -113,6 +114,19 @@ impl Container {
             drop(locked);
             self.home.wait_for_end(&self.id, Duration::from_millis(2));
         }
+    }
+
+    /// Whether its restart policy wants it to run, and it does not.
+    pub(crate) fn is_due(&self) -> Result<bool> {
+        let locked = self.locked()?;
+        let record = &locked.record;
+        if record.phase != Phase::Exited {
+            return Ok(false);
+        }
+        Ok(match locked.identity.config.restart {
+            Restart::Always => true,
+            _ => record.exit.is_some_and(|exit| locked.is_to_be_restarted(exit)),
+        })
     }
 
     /// Sends it a signal.

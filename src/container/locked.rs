@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{MountConfig, MountSource};
+use super::config::{MountConfig, MountSource, Restart};
 use super::files::{self, Durable, Held};
 use super::home::Home;
 use super::id::ContainerId;
@@ -138,6 +138,18 @@ impl<'a> Locked<'a> {
         self.record.cgroup = Vec::new();
         self.record.boot = self.home.boot().to_owned();
         self.save()
+    }
+
+    /// Whether the restart policy has it started anew when it has ended so.
+    pub(super) fn is_to_be_restarted(&self, exit: Exit) -> bool {
+        if self.record.stopping {
+            return false;
+        }
+        match self.identity.config.restart {
+            Restart::No => false,
+            Restart::OnFailure(most) => exit.status != 0 && self.record.restarts < most,
+            Restart::Always | Restart::UnlessStopped => true,
+        }
     }
 
     /// Notes that it has ended, and tells that first: whoever sees its end can read of it.

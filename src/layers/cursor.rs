@@ -33,6 +33,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// One that enters other mounts, too.
+    #[cfg(feature = "container")]
     pub(super) fn across_mounts(self) -> Self {
         Self { across: true, ..self }
     }

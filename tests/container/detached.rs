@@ -93,6 +93,46 @@ fn its_monitor_starts_it_anew_and_dies_with_it() {
 }
 
 #[test]
+fn what_its_policy_wants_to_run_is_due_when_its_supervisor_has_died() {
+    let scene = require!(scene("container-due"));
+    let root = scene.dir.join("root");
+    let policies = [
+        ("no", Restart::No),
+        ("on-failure", Restart::OnFailure(3)),
+        ("unless-stopped", Restart::UnlessStopped),
+        ("always", Restart::Always),
+    ];
+    let due = || {
+        let mut names: Vec<_> =
+            scene.engine.due().unwrap().iter().map(|it| it.name().unwrap()).collect();
+        names.sort_unstable();
+        names
+    };
+    let all = policies.map(|(name, policy)| {
+        let builder = scene.engine.container("box").name(name).command(["sleep", "600"]);
+        builder.restart(policy).create().unwrap()
+    });
+    assert!(due().is_empty(), "none has ever run");
+    for container in &all {
+        assert!(detach(&scene, container.id().as_str()).status().unwrap().success());
+    }
+    assert!(due().is_empty(), "all run");
+    for container in &all {
+        let pid = nix::unistd::Pid::from_raw(monitor(&root, container.id().as_str()));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        until("it dies", || container.status().unwrap().phase == Phase::Exited);
+    }
+    assert_eq!(due(), ["always", "on-failure", "unless-stopped"]);
+    // By hand, which this process does for those it has started too.
+    for container in &all {
+        container.start().unwrap();
+        container.stop(Duration::ZERO).unwrap();
+    }
+    assert_eq!(due(), ["always"]);
+    all.into_iter().for_each(|container| container.remove().unwrap());
+}
+
+#[test]
 fn how_the_start_went_is_told() {
     let scene = require!(scene("container-detached-told"));
     let container =

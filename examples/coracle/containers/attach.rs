@@ -45,8 +45,11 @@ pub struct StartArgs {
     /// The keys that leave it running (if it has a terminal)
     #[arg(long, default_value = "ctrl-p,ctrl-q", value_parser = Keys::parse, value_name = "KEYS")]
     detach_keys: Keys,
+    /// Start those, besides, that their restart policies want to run: for when the machine comes up
+    #[arg(long, conflicts_with_all = ["attach", "interactive"])]
+    due: bool,
     /// Containers, by name, id, or the beginning of an id
-    #[arg(value_name = "CONTAINER", required = true)]
+    #[arg(value_name = "CONTAINER", required_unless_present = "due")]
     containers: Vec<String>,
 }
 
@@ -92,7 +95,11 @@ impl AttachArgs {
 impl StartArgs {
     pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
         if !self.attach && !self.interactive {
-            return each(root, &self.containers, out, |container| {
+            let mut names = self.containers;
+            if self.due {
+                names.extend(root.engine()?.due()?.iter().map(|it| it.id().to_string()));
+            }
+            return each(root, &names, out, |container| {
                 match container.status()?.phase.is_alive() {
                     true => Ok(()),
                     false => Ok(container.start_detached()?),

@@ -10,7 +10,7 @@ use super::{Copied, Request, pour};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::layers::{Compression, NewOwner, Pack, Place, Spot};
 
-/// Files to be copied into a container; made by [`Container::copy_in`].
+/// Files to be copied into a container; made by [`Container::copy_in`](crate::container::Container::copy_in).
 ///
 /// The path begins at the container's root, with a slash or without; links in it are followed, inside the container.
 ///
@@ -37,11 +37,11 @@ impl CopyIn<'_> {
 
     /// Copies from a path of the host.
     ///
-    /// As cp(1) does, see [`CopyOut::to`].
+    /// As cp(1) does, see [`CopyOut::to`](super::CopyOut::to).
     ///
     /// # Errors
     ///
-    /// As [`CopyOut::to`]; `PermissionDenied` where the container has it read-only, `InvalidState` in a memory file system of one that
+    /// As [`CopyOut::to`](super::CopyOut::to); `PermissionDenied` where the container has it read-only, `InvalidState` in a memory file system of one that
     /// does not run.
     pub fn from(&self, path: impl AsRef<Path>) -> Result<Copied> {
         let path = path.as_ref();

@@ -12,7 +12,7 @@ use super::{Copied, Request, pour};
 use crate::error::{Context, Result};
 use crate::layers::{NewOwner, Pack, Place, Spot};
 
-/// Files of a container to be copied; made by [`Container::copy_out`].
+/// Files of a container to be copied; made by [`Container::copy_out`](crate::container::Container::copy_out).
 ///
 /// The path begins at the container's root, with a slash or without. Links on the way are followed inside the
 /// container; one at the end is copied as a link, unless [`follow_link`](Self::follow_link) is said or the path ends in a slash.
@@ -26,7 +26,7 @@ use crate::layers::{NewOwner, Pack, Place, Spot};
 ///
 /// Nothing but files of the container is read, whatever its processes do meanwhile: no path is resolved by the host but
 /// name by name, from descriptor to descriptor, and no program of the container is run. Files that change while they are read are copied
-/// as they come; [pause](Container::pause) it to know.
+/// as they come; [pause](crate::container::Container::pause) it to know.
 #[derive(Clone, Debug)]
 #[must_use = "say where they go: `to` or `tar`"]
 pub struct CopyOut<'a>(pub(super) Request<'a>);

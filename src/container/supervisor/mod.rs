@@ -4,8 +4,10 @@
 mod client;
 mod door;
 mod health;
+mod poller;
 mod supervision;
 mod task;
+mod visitors;
 
 use std::collections::VecDeque;
 use std::fs;

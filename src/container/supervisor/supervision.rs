@@ -7,10 +7,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
 use super::super::attach::REQUEST;
-use super::super::config::Restart;
 use super::super::container::Container;
 use super::super::id::ContainerId;
 use super::super::launch::{self, Launch};
@@ -23,7 +22,9 @@ use super::super::wait::Alert;
 use super::client::Client;
 use super::door::Door;
 use super::health::Prober;
+use super::poller::{DOOR, Poller, Token, WAKE};
 use super::task::{Scratch, Slot, Task};
+use super::visitors::{self, Visitors};
 use super::{Order, Start, Supervisor};
 use crate::cgroups::Cgroup;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -40,74 +41,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Who has run so long begins with the first pause again.
 const WELL: Duration = Duration::from_secs(10);
-
-/// Which descriptor of which container; task 0 is the thread's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Token {
-    pub(super) task: u32,
-    pub(super) slot: Slot,
-}
-
-const WAKE: Token = Token { task: 0, slot: Slot::Process };
-const DOOR: Token = Token { task: 0, slot: Slot::Input };
-
-impl From<Token> for u64 {
-    fn from(token: Token) -> Self {
-        // The lower half is the slot: its kind in three bits, and a number.
-        let (kind, number) = match token.slot {
-            Slot::Process => (0, 0),
-            Slot::Source(index) => (1, index as u64),
-            Slot::Input => (2, 0),
-            Slot::Guest(number) => (3, u64::from(number)),
-            Slot::Client(number) => (4, u64::from(number)),
-            Slot::Probe => (5, 0),
-            Slot::ProbeOutput => (6, 0),
-        };
-        u64::from(token.task) << 32 | kind << 29 | number & 0x1fff_ffff
-    }
-}
-
-impl Token {
-    fn of(word: u64) -> Self {
-        let number = (word & 0x1fff_ffff) as u32;
-        let slot = match word >> 29 & 7 {
-            0 => Slot::Process,
-            1 => Slot::Source(number as usize),
-            2 => Slot::Input,
-            3 => Slot::Guest(number),
-            4 => Slot::Client(number),
-            5 => Slot::Probe,
-            _ => Slot::ProbeOutput,
-        };
-        Self { task: (word >> 32) as u32, slot }
-    }
-}
-
-/// The descriptors that are watched.
-#[derive(Debug)]
-pub(super) struct Poller(Epoll);
-
-impl Poller {
-    pub(super) fn add(&self, fd: impl AsFd, flags: EpollFlags, token: Token) -> Result<()> {
-        self.0.add(fd, EpollEvent::new(flags, token.into())).context(|| "watch a descriptor")
-    }
-
-    pub(super) fn change(&self, fd: impl AsFd, flags: EpollFlags, token: Token) {
-        let _ = self.0.modify(fd, &mut EpollEvent::new(flags, token.into()));
-    }
-
-    /// Watches one that need not be watched yet, until it is ready.
-    pub(super) fn watch_once(&self, fd: impl AsFd, flags: EpollFlags, token: Token) {
-        let flags = flags | EpollFlags::EPOLLONESHOT;
-        if self.0.add(&fd, EpollEvent::new(flags, token.into())).is_err() {
-            self.change(fd, flags, token);
-        }
-    }
-
-    pub(super) fn remove(&self, fd: impl AsFd) {
-        let _ = self.0.delete(fd);
-    }
-}
 
 /// What is to be done at a time.
 #[derive(Debug)]
@@ -137,15 +70,9 @@ impl Alarm {
 
 pub(in crate::container) struct Supervision {
     supervisor: Arc<Supervisor>,
-    door: Door,
     pub(super) poller: Poller,
     pub(super) tasks: HashMap<u32, Task>,
-    /// Those who have knocked and not said yet what they want.
-    callers: HashMap<u32, Client>,
-    /// Those who have not taken yet all that an ended container has written.
-    leaving: HashMap<u32, Client>,
-    /// Who waits for the end of a process that is another's to look after.
-    alerts: HashMap<usize, (OwnedFd, Weak<Alert>)>,
+    visitors: Visitors,
     alarms: BTreeMap<(Instant, u64), Alarm>,
     next: u32,
     next_alarm: u64,
@@ -154,18 +81,13 @@ pub(in crate::container) struct Supervision {
 
 impl Supervision {
     pub(super) fn new(supervisor: Arc<Supervisor>, door: Door) -> Result<Self> {
-        let poller =
-            Poller(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context(|| "epoll_create1")?);
+        let poller = Poller::new()?;
         poller.add(supervisor.wake.as_fd(), EpollFlags::EPOLLIN, WAKE)?;
-        poller.add(&door, EpollFlags::EPOLLIN, DOOR)?;
         Ok(Self {
             supervisor,
-            door,
+            visitors: Visitors::new(door, &poller)?,
             poller,
             tasks: HashMap::new(),
-            callers: HashMap::new(),
-            leaving: HashMap::new(),
-            alerts: HashMap::new(),
             alarms: BTreeMap::new(),
             next: 0,
             next_alarm: 0,
@@ -185,14 +107,14 @@ impl Supervision {
 
     fn is_needed(&self) -> bool {
         !self.tasks.is_empty()
-            || !self.leaving.is_empty()
+            || self.visitors.are_leaving()
             || self.alarms.values().any(Alarm::is_for_a_container)
     }
 
     /// Waits for something to happen, and sees to it. False: it is to end.
     fn turn(&mut self) -> bool {
         let mut events = [EpollEvent::empty(); 64];
-        let count = match self.poller.0.wait(&mut events, self.timeout()) {
+        let count = match self.poller.wait(&mut events, self.timeout()) {
             Err(Errno::EINTR) => 0,
             // The descriptor is this thread's own: nothing can go wrong with it.
             Err(_) => return false,
@@ -207,12 +129,9 @@ impl Supervision {
                         return false;
                     }
                 }
-                DOOR => self.answer_the_door(),
+                DOOR => self.visitors.answer_the_door(&self.poller),
                 Token { task: 0, slot: Slot::Client(number) } => self.listen_to(number),
-                Token { task: 0, slot: Slot::Guest(number) } => self.go_on_seeing_off(number),
-                Token { task: 0, slot: Slot::Source(number) } => {
-                    self.ended_elsewhere(number);
-                }
+                Token { task: 0, slot } => self.visitors.ready(slot, &self.poller),
                 _ => self.ready(token, event.events()),
             }
         }
@@ -246,9 +165,9 @@ impl Supervision {
                         task.unchoke(&self.poller);
                     }
                 }
-                Alarm::Leave(number) => self.leave(number),
+                Alarm::Leave(number) => self.visitors.leave(number, &self.poller),
                 Alarm::Restart(container, restarts) => self.restart(&container, restarts),
-                Alarm::Wake(alert) => wake(&alert),
+                Alarm::Wake(alert) => visitors::wake(&alert),
                 Alarm::Probe(task) => self.probe(task),
                 Alarm::ProbeIsLate(task, probe) => self.probe_is_late(task, probe),
                 Alarm::ProbeWasKilled(task) => self.probe_was_killed(task),
@@ -270,14 +189,13 @@ impl Supervision {
                 }
                 Order::Attach { id, socket, reply } => self.attach(&id, socket, &reply),
                 Order::Alert { alert, when: Err(after) } => self.alarm(after, Alarm::Wake(alert)),
-                Order::Alert { alert, when: Ok(pidfd) } => self.alert(pidfd, alert),
-                Order::ForgetAlerts => self.alerts.retain(|_, (pidfd, alert)| {
-                    let waits = alert.strong_count() > 0;
-                    if !waits {
-                        self.poller.remove(pidfd);
+                Order::Alert { alert, when: Ok(pidfd) } => {
+                    if let Err(alert) = self.visitors.alert(pidfd, alert, &self.poller) {
+                        // It looks again.
+                        self.alarm(RETRY, Alarm::Wake(alert));
                     }
-                    waits
-                }),
+                }
+                Order::ForgetAlerts => self.visitors.forget_alerts(&self.poller),
                 Order::Watch { id, pidfd } => {
                     if let Some(task) = self.task_of(&id) {
                         let number = task;
@@ -388,7 +306,7 @@ impl Supervision {
                 let _ = running.exit.set(exit);
                 running.end();
                 self.tasks.remove(&number);
-                let restart = restart_after(&locked, exit);
+                let restart = locked.is_to_be_restarted(exit);
                 if since.elapsed() >= WELL {
                     locked.record.restarts = 0;
                 }
@@ -443,7 +361,7 @@ impl Supervision {
         locked.record.restarts = restarts + 1;
         let started =
             self.begin_locked(container, &mut locked, TerminalSize::default(), Vec::new());
-        if started.is_err() && restart_after(&locked, Exit::killed()) {
+        if started.is_err() && locked.is_to_be_restarted(Exit::killed()) {
             self.restart_later(&mut locked, container);
             let _ = locked.save();
         }
@@ -476,95 +394,19 @@ impl Supervision {
 
     /// Has a client take the rest of what was written by a container that has ended.
     fn see_off(&mut self, client: Client) {
-        let number = self.number();
-        let token = Token { task: 0, slot: Slot::Guest(number) };
-        if self.poller.add(&client, EpollFlags::EPOLLOUT, token).is_ok() {
-            self.leaving.insert(number, client);
+        if let Some(number) = self.visitors.see_off(client, &self.poller) {
             self.alarm(FAREWELL, Alarm::Leave(number));
-        }
-    }
-
-    fn go_on_seeing_off(&mut self, number: u32) {
-        let Some(client) = self.leaving.get_mut(&number) else { return };
-        client.flush();
-        if client.gone || !client.is_behind() {
-            self.leave(number);
-        }
-    }
-
-    fn leave(&mut self, number: u32) {
-        if let Some(client) = self.leaving.remove(&number) {
-            self.poller.remove(&client);
-        }
-    }
-
-    /// Has a task woken when a process ends.
-    fn alert(&mut self, pidfd: OwnedFd, alert: Weak<Alert>) {
-        let number = self.number() as usize;
-        let token = Token { task: 0, slot: Slot::Source(number) };
-        match self.poller.add(&pidfd, EpollFlags::EPOLLIN, token) {
-            Ok(()) => drop(self.alerts.insert(number, (pidfd, alert))),
-            // It looks again.
-            Err(_) => self.alarm(RETRY, Alarm::Wake(alert)),
-        }
-    }
-
-    fn ended_elsewhere(&mut self, number: usize) {
-        if let Some((pidfd, alert)) = self.alerts.remove(&number) {
-            self.poller.remove(&pidfd);
-            wake(&alert);
-        }
-    }
-
-    /// A number for a descriptor that belongs to no container.
-    fn number(&mut self) -> u32 {
-        self.next = self.next.wrapping_add(1).max(1);
-        self.next & 0x1fff_ffff
-    }
-
-    fn answer_the_door(&mut self) {
-        while let Some(socket) = self.door.accept() {
-            let number = self.number();
-            let token = Token { task: 0, slot: Slot::Client(number) };
-            if self.poller.add(&socket, EpollFlags::EPOLLIN, token).is_ok() {
-                self.callers.insert(number, Client::new(socket));
-            }
         }
     }
 
     /// Hears which container a caller wants to be attached to.
     fn listen_to(&mut self, number: u32) {
-        let Some(mut caller) = self.callers.remove(&number) else { return };
-        self.poller.remove(&caller);
-        let wanted = match caller.receive(&mut self.scratch.buffer) {
-            Some((REQUEST, length)) => std::str::from_utf8(&self.scratch.buffer[..length]).ok(),
-            _ => None,
-        };
-        let id = wanted.and_then(|id| id.parse::<ContainerId>().ok());
-        if let Some(task) =
-            id.and_then(|id| self.task_of(&id)).and_then(|it| self.tasks.get_mut(&it))
-        {
+        let request = self.visitors.request(number, &mut self.scratch.buffer, &self.poller);
+        let Some((id, mut caller)) = request else { return };
+        if let Some(task) = self.task_of(&id).and_then(|number| self.tasks.get_mut(&number)) {
             caller.send(REQUEST, &[]);
             let _ = task.add_client(caller.into_socket(), &self.poller);
         }
         // Anybody else sees the connection end.
-    }
-}
-
-fn wake(alert: &Weak<Alert>) {
-    if let Some(alert) = alert.upgrade() {
-        alert.wake();
-    }
-}
-
-/// Whether the restart policy has a container started anew that ended so.
-fn restart_after(locked: &Locked<'_>, exit: Exit) -> bool {
-    if locked.record.stopping {
-        return false;
-    }
-    match locked.identity.config.restart {
-        Restart::No => false,
-        Restart::OnFailure(most) => exit.status != 0 && locked.record.restarts < most,
-        Restart::Always | Restart::UnlessStopped => true,
     }
 }

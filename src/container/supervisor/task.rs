@@ -17,8 +17,8 @@ use super::super::running::Running;
 use super::super::state::Exit;
 use super::client::Client;
 use super::health::Prober;
+use super::poller::{Poller, Token};
 use super::set_nonblocking;
-use super::supervision::{Poller, Token};
 use crate::error::Result;
 use crate::namespaces::{Child, Terminal, TerminalSize};
 
@@ -55,6 +55,8 @@ pub(super) enum Slot {
     /// The process that asks it whether it is well.
     Probe,
     ProbeOutput,
+    /// A process of another's.
+    Alert(u32),
 }
 
 #[derive(Debug)]
@@ -167,7 +169,7 @@ impl Task {
     ) {
         match slot {
             // The supervision sees to them.
-            Slot::Process | Slot::Probe | Slot::ProbeOutput => {}
+            Slot::Process | Slot::Probe | Slot::ProbeOutput | Slot::Alert(_) => {}
             Slot::Source(index) => self.read(index, scratch, poller, TURNS),
             Slot::Input => self.feed(poller),
             // It is reaped when the first process is asked for.

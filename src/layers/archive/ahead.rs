@@ -1,6 +1,6 @@
 //! Reading on a thread of its own, some way ahead of who needs the data.
 
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, Scope};
 
@@ -57,7 +57,7 @@ impl Ahead {
         let (used, empty) = sync_channel::<Vec<u8>>(CHUNKS);
         thread::Builder::new().name("write-ahead".into()).spawn_scoped(scope, move || {
             let mut writer = Chunks { full, empty, chunk: Vec::new() };
-            if let Err(err) = write(&mut writer).and_then(|()| writer.flush()) {
+            if let Err(err) = write(&mut writer).and_then(|()| io::Write::flush(&mut writer)) {
                 // Nobody may be there any more to hear of it.
                 let _ = writer.full.send(Err(err));
             }
@@ -76,7 +76,7 @@ pub(crate) struct Chunks {
 }
 
 #[cfg(feature = "container")]
-impl Write for Chunks {
+impl io::Write for Chunks {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let len = data.len().min(CHUNK - self.chunk.len());
         self.chunk.extend_from_slice(&data[..len]);
@@ -176,6 +176,8 @@ mod tests {
     #[cfg(feature = "container")]
     #[test]
     fn what_is_written_arrives_in_order_and_the_error_last() {
+        use std::io::Write;
+
         let data: Vec<u8> = (0..2 * CHUNK + 17).map(|i| (i % 251).to_le_bytes()[0]).collect();
         thread::scope(|scope| {
             let written = data.as_slice();
