@@ -69,6 +69,7 @@
 //! | clone3, CLONE_INTO_CGROUP | 5.3, 5.7 | clone; the child moves itself into the cgroup |
 //! | openat2 | 5.6 | a walk component by component that follows no link |
 //! | pidfd in setns (exec into a container) | 5.8 | none: an error that says so |
+//! | volatile overlays: `Stack::volatile` | 5.10 | the disk is synced |
 //! | close_range(CLOEXEC) | 5.11 | each descriptor in turn, as the host's /proc lists them |
 //! | overlay in a user namespace | 5.11 | none: an error that says so |
 //! | mount_setattr: idmapped and recursively read-only mounts | 5.12 | a remount of the one mount; else an error |

@@ -349,6 +349,33 @@ fn a_writable_directory_serves_one_stack_at_a_time() {
 }
 
 #[test]
+fn a_volatile_stack_is_followed_by_such_ones_alone() {
+    require!(common::stacks());
+    let dir = setup("layers-volatile");
+    dir.file("base/a", "a");
+    let stack = || Rootfs::stack([dir.join("base")]);
+    let scratch = dir.join("scratch");
+    for turn in ["one", "two"] {
+        let rootfs = stack().volatile().writable(&scratch).unwrap();
+        inside(&rootfs, |root| {
+            assert_eq!(root.join("one").exists(), turn == "two");
+            fs::write(root.join(turn), turn).unwrap();
+        });
+        assert!(changes(&rootfs).contains(&format!("A /{turn}")));
+    }
+    // As the kernel sees to it.
+    assert!(scratch.join("work/work/incompat/volatile").exists());
+    let err = stack().writable(&scratch).unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::InvalidState, "{err:?}");
+    assert!(err.hint().unwrap().contains("volatile"), "{err:?}");
+    // Nothing of it keeps its owner from removing it; what came to nothing is gone at once.
+    fs::remove_dir_all(&scratch).unwrap();
+    let twice = Rootfs::stack([dir.join("base"), dir.join("base")]);
+    twice.volatile().writable(&scratch).unwrap_err();
+    assert!(!scratch.exists());
+}
+
+#[test]
 fn a_running_process_keeps_the_writable_directory() {
     require!(common::stacks());
     let debian = require!(common::debian_rootfs());

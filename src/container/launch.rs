@@ -140,6 +140,10 @@ pub(super) fn rootfs(locked: &Locked<'_>, image: &Image) -> Result<Rootfs> {
     if config.share.users || (config.privileged && nix::unistd::geteuid().is_root()) {
         stack = stack.host_ids();
     }
+    if config.remove {
+        // It goes when it has ended, and when the machine has failed.
+        stack = stack.volatile();
+    }
     stack.writable(locked.directory().join("files"))
 }
 

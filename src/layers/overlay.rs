@@ -101,8 +101,10 @@ impl<'a> Assembly<'a> {
     }
 
     pub(super) fn build(mut self) -> Result<Overlay> {
-        let mut overlay = match self.detached()? {
-            Err(err) if is_too_new(&err) => self.attached()?,
+        let volatile = matches!(self.top, Top::Scratch(scratch) if scratch.volatile);
+        let mut overlay = match self.assemble(volatile)? {
+            // Linux before 5.10 does not know it. What fails for another reason fails again.
+            Err(err) if volatile => self.assemble(false)?.map_err(|_| err),
             other => other,
         }
         .context(|| "mount the overlay")?;
@@ -124,9 +126,16 @@ impl<'a> Assembly<'a> {
         Ok(overlay)
     }
 
+    fn assemble(&self, volatile: bool) -> Result<Result<Overlay, SyscallError>> {
+        match self.detached(volatile)? {
+            Err(err) if is_too_new(&err) => self.attached(volatile),
+            other => Ok(other),
+        }
+    }
+
     /// Layers as descriptors, and nothing attached but, for the caller without privilege, the result in a
     /// namespace of its own: he has no other right to copy it.
-    fn detached(&self) -> Result<Result<Overlay, SyscallError>> {
+    fn detached(&self, volatile: bool) -> Result<Result<Overlay, SyscallError>> {
         let mut worker = Worker::new();
         let joined = matches!(self.ids, Ids::Joined(_));
         self.enter(&mut worker, joined)?;
@@ -161,6 +170,9 @@ impl<'a> Assembly<'a> {
         if self.user_xattr() {
             worker.fs_flag(overlay, c"userxattr");
         }
+        if volatile {
+            worker.fs_flag(overlay, c"volatile");
+        }
         worker.fs_create(overlay);
         let mount = worker.fsmount(overlay, self.attributes());
         let namespace = joined.then(|| {
@@ -174,7 +186,7 @@ impl<'a> Assembly<'a> {
     /// Everything attached in a mount namespace of its own: below the mount point, an in-memory directory,
     /// are the overlay `o`, the idmapped trees `m0`, `m1` ..., the layers `0`, `1` ... as links into these or
     /// into the host's directories, and `s`, the scratch directory, in the same way.
-    fn attached(&self) -> Result<Result<Overlay, SyscallError>> {
+    fn attached(&self, volatile: bool) -> Result<Result<Overlay, SyscallError>> {
         let mut worker = Worker::new();
         self.enter(&mut worker, true)?;
         let base = tmpfs(&mut worker);
@@ -220,6 +232,9 @@ impl<'a> Assembly<'a> {
         }
         if self.user_xattr() {
             data += ",userxattr";
+        }
+        if volatile {
+            data += ",volatile";
         }
         let read_only = if matches!(self.top, Top::Nothing) { libc::MS_RDONLY } else { 0 };
         let data = c_string(Path::new(&data))?;
@@ -452,20 +467,24 @@ mod tests {
         let before = mounts();
         for ids in ids() {
             for layers in [&["base"][..], &["base", "app"]] {
-                for top in ["nothing", "scratch", "memory"] {
+                for top in ["nothing", "scratch", "volatile", "memory"] {
                     for attached in [false, true] {
                         let case = format!("{ids:?} {layers:?} {top} attached: {attached}");
                         let mut lowers: Vec<_> = layers
                             .iter()
                             .map(|layer| Directory::open(&path(layer), "the layer").unwrap())
                             .collect();
+                        let volatile = top == "volatile";
                         let mut top = match top {
                             "nothing" => Top::Nothing,
                             "memory" => Top::Memory,
-                            _ => Top::Scratch(Scratch::open(&path("scratch")).unwrap()),
+                            _ => Top::Scratch(Scratch::open(&path(top), volatile).unwrap()),
                         };
                         let assembly = Assembly::new(&mut lowers, &mut top, &ids).unwrap();
-                        let made = if attached { assembly.attached() } else { assembly.detached() };
+                        let made = match attached {
+                            true => assembly.attached(volatile),
+                            false => assembly.detached(volatile),
+                        };
                         let overlay = match made.unwrap() {
                             Ok(overlay) => overlay,
                             // Before Linux 6.15.

@@ -121,6 +121,7 @@ pub struct Stack {
     layers: Option<Vec<String>>,
     owner: Option<Arc<dyn Owner>>,
     mount_points: &'static [&'static str],
+    volatile: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -320,6 +321,17 @@ impl Stack {
         self
     }
 
+    /// Spares the disk: what is [written](Self::writable) counts for nothing any more when the machine has failed.
+    ///
+    /// fsync(2) does nothing then, and the kernel writes nothing to the disk when the stack goes, which else takes the
+    /// longer the more others have written. The directory serves volatile stacks alone from then on. Linux 5.10; an
+    /// older one does as without it. See the chapter on volatile mounts of
+    /// <https://docs.kernel.org/filesystems/overlayfs.html>.
+    pub fn volatile(mut self) -> Self {
+        self.volatile = true;
+        self
+    }
+
     /// Makes the stack, with its changes in `directory`.
     ///
     /// The directory is made, open to the caller only, if it is missing; its parent must exist. In it are
@@ -329,15 +341,17 @@ impl Stack {
     /// an overlay, and so a container's root filesystem, does not.
     ///
     /// When the stack goes, the kernel writes what is not yet written of the directory's whole filesystem to
-    /// the disk. A directory on a tmpfs, or [`ephemeral`](Self::ephemeral), saves the time.
+    /// the disk. [`volatile`](Self::volatile), a directory on a tmpfs, or [`ephemeral`](Self::ephemeral) saves the time.
     ///
     /// # Errors
     ///
     /// `NotFound` or `InvalidInput` for a layer that is missing or no directory, is there twice, or lies in
-    /// another layer or in `upper`; `Busy` if another stack uses the directory; `Unsupported` where this
+    /// another layer or in `upper`; `Busy` if another stack uses the directory; `InvalidState` if it has served a
+    /// [volatile](Self::volatile) one and this is none; `Unsupported` where this
     /// kernel or filesystem cannot do it. The hint says what can be done. What was made is removed again.
     pub fn writable(self, directory: impl AsRef<Path>) -> Result<Rootfs> {
-        self.build(Kind::Writable(directory.as_ref()))
+        let (directory, volatile) = (directory.as_ref(), self.volatile);
+        self.build(Kind::Writable { directory, volatile })
     }
 
     /// Makes the stack without a writable layer: every attempt to write gives EROFS.
@@ -374,7 +388,14 @@ impl Stack {
     }
 
     fn of(source: Source) -> Self {
-        Self { source, choice: Choice::Automatic, layers: None, owner: None, mount_points: &[] }
+        Self {
+            source,
+            choice: Choice::Automatic,
+            layers: None,
+            owner: None,
+            mount_points: &[],
+            volatile: false,
+        }
     }
 
     pub(super) fn of_tree(tree: TreeStack) -> Self {
@@ -424,7 +445,11 @@ impl Stack {
 pub(super) enum Kind<'a> {
     ReadOnly,
     Ephemeral,
-    Writable(&'a Path),
+    Writable {
+        directory: &'a Path,
+        /// See [`Stack::volatile`].
+        volatile: bool,
+    },
     /// See `Stack::peek`.
     #[cfg_attr(
         not(feature = "container"),
@@ -447,7 +472,7 @@ fn stack_overlay(paths: &[PathBuf], ids: Ids, kind: Kind<'_>) -> Result<Rootfs> 
     let mut top = match kind {
         Kind::ReadOnly => Top::Nothing,
         Kind::Ephemeral => Top::Memory,
-        Kind::Writable(directory) => Top::Scratch(Scratch::open(directory)?),
+        Kind::Writable { directory, volatile } => Top::Scratch(Scratch::open(directory, volatile)?),
         Kind::Peek(directory) => {
             lowers.push(Directory::open(&directory.join("upper"), "the writable layer")?);
             Top::Nothing

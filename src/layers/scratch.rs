@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, openat};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, mkdirat};
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, openat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, mkdir, unlinkat};
 
 use super::directory::{Directory, c_string};
-use crate::error::{Context, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 
 /// A directory with `upper`, which receives what is written, and `work`, which the kernel needs beside it.
 #[derive(Debug)]
@@ -20,18 +20,26 @@ pub(super) struct Scratch {
     pub(super) upper: OwnedFd,
     /// Keeps other stacks from writing here at the same time.
     pub(super) lock: Flock<OwnedFd>,
+    /// Nobody needs it any more when the machine has failed.
+    pub(super) volatile: bool,
     /// What was missing.
     made: Vec<PathBuf>,
 }
 
+/// What the kernel makes in `work` for a volatile overlay, so that no other follows it: a directory, one in it, and a
+/// file in that.
+const VOLATILE: [&str; 3] =
+    ["work/work/incompat", "work/work/incompat/volatile", "work/work/incompat/volatile/dirty"];
+
 impl Scratch {
     /// Opens `path`; makes it (its parent must exist) and the two directories inside where they are
     /// missing.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path, volatile: bool) -> Result<Self> {
         let attempt = || format!("prepare the writable directory {}", path.display());
         let (directory, lock, new) = claim(path)?;
         let made = if new { vec![PathBuf::new()] } else { Vec::new() };
-        let mut scratch = Self { upper: lock.try_clone().context(attempt)?, directory, lock, made };
+        let upper = lock.try_clone().context(attempt)?;
+        let mut scratch = Self { directory, upper, lock, volatile, made };
         let prepared = scratch.prepare().context(attempt);
         if prepared.is_err() {
             scratch.undo();
@@ -41,7 +49,26 @@ impl Scratch {
 
     fn prepare(&mut self) -> Result<()> {
         self.upper = self.subdirectory("upper", 0o755)?;
-        self.subdirectory("work", 0o700).map(drop)
+        self.subdirectory("work", 0o700)?;
+        if self.volatile {
+            self.forget_volatile();
+        }
+        match fstatat(&self.directory.fd, VOLATILE[1], AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(_) => Err(Error::new(ErrorKind::InvalidState, "a volatile stack has written there")
+                .with_hint("ask for a volatile one again: what it holds may not be on disk")),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// The kernel would refuse what a volatile overlay has written, but whoever asks for such a one again knows.
+    fn forget_volatile(&self) {
+        // Whoever made it may have been killed before he could.
+        self.make_removable();
+        let [outer, inner, file] = VOLATILE;
+        let _ = unlinkat(&self.directory.fd, file, UnlinkatFlags::NoRemoveDir);
+        for directory in [inner, outer] {
+            let _ = unlinkat(&self.directory.fd, directory, UnlinkatFlags::RemoveDir);
+        }
     }
 
     /// Opens a directory below the scratch directory, made with exactly this mode, whatever the umask, if
@@ -66,11 +93,13 @@ impl Scratch {
         self.made.iter().any(|made| made.ends_with("upper"))
     }
 
-    /// Lets the owner remove the directory that the kernel has made in `work`, which has no mode bits: an
+    /// Lets the owner remove the directories that the kernel has made in `work`, which have no mode bits: an
     /// ordinary user's `rm -r` would stop there.
     pub(super) fn make_removable(&self) {
-        let _ =
-            fchmodat(&self.directory.fd, "work/work", Mode::S_IRWXU, FchmodatFlags::FollowSymlink);
+        for directory in ["work/work", VOLATILE[0], VOLATILE[1]] {
+            let (mode, flags) = (Mode::S_IRWXU, FchmodatFlags::FollowSymlink);
+            let _ = fchmodat(&self.directory.fd, directory, mode, flags);
+        }
     }
 
     /// Removes what was missing when a stack came to nothing.
@@ -78,6 +107,7 @@ impl Scratch {
         for path in self.made.iter().rev() {
             // The kernel may have begun to use it.
             if path.ends_with("work") {
+                self.forget_volatile();
                 let _ = unlinkat(&self.directory.fd, "work/work", UnlinkatFlags::RemoveDir);
             }
             let path = self.directory.path.join(path);

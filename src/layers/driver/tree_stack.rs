@@ -54,7 +54,7 @@ impl TreeStack {
                 TreeRoot::new(self.name(), tree, ids, None)?
             }
             Kind::Ephemeral => self.ephemeral(ids)?,
-            Kind::Writable(path) => self.writable(path, ids)?,
+            Kind::Writable { directory, .. } => self.writable(directory, ids)?,
             Kind::Peek(path) => {
                 let directory = Directory::open(path, "the writable directory")?;
                 self.written(&directory.fd, ids)?
