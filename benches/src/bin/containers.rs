@@ -1,30 +1,45 @@
 //! Measures what a container of the engine costs, from its creation to its removal, beside a process spawned in the same
-//! isolation; what a program executed in it costs; and what many of them take. Needs root; see README.md.
+//! isolation; what a program executed in it costs; what many of them take; and, as `logs`, how fast one can write to its
+//! log. Needs root; see README.md.
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use coracle::Engine;
+use coracle::container::{LogConfig, LogDriver};
 use coracle::layers::Pack;
 use coracle_benches::contender::{self, Contender, Result, interleave, succeed, table, timed};
 use coracle_benches::{Fixture, container, quiet};
 
 /// How many run at once.
 const MANY: usize = 1000;
+const GIB: usize = 1 << 30;
+/// How often the file of lines is written.
+const TIMES: usize = 8;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", what, ref rest @ ..] => serve(what, rest),
         [] => compare(60),
+        ["logs"] => logs(5),
+        ["logs", rounds] => logs(rounds.parse()?),
         [rounds] => compare(rounds.parse()?),
-        _ => Err("usage: containers [ROUNDS]".into()),
+        _ => Err("usage: containers [logs] [ROUNDS]".into()),
     }
 }
 
 /// The contender's side.
 fn serve(what: &str, args: &[&str]) -> Result<()> {
     let [root] = args else { return Err("not a contender".into()) };
+    if what == "pipe" {
+        let script = format!("bin/busybox cat {} | cat >/dev/null", ["data"; TIMES].join(" "));
+        return contender::serve(|| {
+            let mut sh = Command::new("sh");
+            timed(|| succeed(sh.args(["-c", &script]).current_dir(root).status()?.success()))
+        });
+    }
     let engine = Engine::open(root)?;
     let mut task: Box<dyn FnMut() -> Result<()>> = match what {
         "bare" => {
@@ -55,9 +70,50 @@ fn serve(what: &str, args: &[&str]) -> Result<()> {
             let command = quiet(coracle::namespaces::Command::new("/bin/true"));
             Box::new(move || succeed(made.exec_command(command.clone())?.wait()?.success()))
         }
+        "cri" | "json-file" | "none" => {
+            let command = ["cat"].into_iter().chain(["/data"; TIMES]);
+            let mut builder = engine.container("box").command(command).remove_on_exit();
+            let log = &mut builder.config_mut().log;
+            *log = LogConfig::json_file(64 << 20, 2);
+            log.driver = match what {
+                "cri" => LogDriver::Cri,
+                "json-file" => LogDriver::JsonFile,
+                _ => LogDriver::None,
+            };
+            Box::new(move || succeed(builder.clone().start()?.wait()?.success()))
+        }
         _ => return Err("not a contender".into()),
     };
     contender::serve(|| timed(&mut task))
+}
+
+/// `cat` of a gigabyte of lines, into a pipe that another reads, and in a container that keeps a log.
+fn logs(rounds: usize) -> Result<()> {
+    for length in [100, 1000] {
+        let fixture = Fixture::new()?;
+        let root = fixture.root();
+        let mut line = b"abcdefgh".repeat(length / 8 + 1);
+        line.truncate(length - 1);
+        line.push(b'\n');
+        fs::write(root.join("data"), line.repeat((GIB / TIMES) / length))?;
+        std::os::unix::fs::symlink("busybox", root.join("bin/cat"))?;
+        let store = fixture.path().join("engine").display().to_string();
+        let engine = Engine::open(&store)?;
+        let mut tar = Vec::new();
+        Pack::new().tree(fs::File::open(&root)?, &mut tar)?;
+        coracle::image::Import::new(engine.store()).name("box").read(&tar[..])?;
+        drop((engine, tar));
+        let directory = root.display().to_string();
+        let mut all = vec![
+            Contender::of_ourselves("a pipe to cat", &["pipe", &directory])?,
+            Contender::of_ourselves("a container without a log", &["none", &store])?,
+            Contender::of_ourselves("a container, CRI", &["cri", &store])?,
+            Contender::of_ourselves("a container, json-file", &["json-file", &store])?,
+        ];
+        interleave(&mut all, rounds)?;
+        table(&format!("1 GiB in lines of {length} bytes"), &all, 0);
+    }
+    Ok(())
 }
 
 fn compare(rounds: usize) -> Result<()> {
