@@ -40,7 +40,7 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use containers::{
     attach, commit, copy, events, exec, info, life, list, logs, look, remove, run, stats, update,
@@ -99,6 +99,7 @@ Exit status:
   141   whoever read the output went away";
 
 #[derive(Subcommand)]
+#[command(defer = true)]
 enum Command {
     #[command(flatten)]
     Same(Same),
@@ -144,6 +145,7 @@ enum Command {
 }
 
 #[derive(Subcommand)]
+#[command(defer = true)]
 enum ContainerCommand {
     #[command(visible_aliases = ["list", "ps"])]
     Ls(list::Args),
@@ -157,6 +159,7 @@ enum ContainerCommand {
 
 /// What is called the same under `container`.
 #[derive(Subcommand)]
+#[command(defer = true)]
 enum Same {
     Run(Box<run::RunArgs>),
     Create(Box<run::CreateArgs>),
@@ -187,6 +190,7 @@ enum Same {
 }
 
 #[derive(Subcommand)]
+#[command(defer = true)]
 enum ImageCommand {
     #[command(visible_alias = "list")]
     Ls(images::Args),
@@ -204,11 +208,13 @@ enum ImageCommand {
 }
 
 #[derive(Subcommand)]
+#[command(defer = true)]
 enum ManifestCommand {
     Inspect(manifest::InspectArgs),
 }
 
 #[derive(Subcommand)]
+#[command(defer = true)]
 enum SystemCommand {
     Df(usage::Args),
     Events(events::Args),
@@ -291,7 +297,7 @@ impl Command {
 
 fn run() -> Result<()> {
     let mut out = Output::new();
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(err) => return misused(&err, &mut out),
     };
@@ -303,6 +309,15 @@ fn run() -> Result<()> {
     // What was printed before a failure is seen before it.
     let flushed = out.flush();
     done.and(flushed)
+}
+
+/// Of the commands, only the one that is used has its arguments made; what is told of a mistake, and help, wants them all.
+fn parse() -> std::result::Result<Cli, clap::Error> {
+    Cli::try_parse().or_else(|_| {
+        let mut all = Cli::command();
+        all.build();
+        Cli::from_arg_matches(&all.try_get_matches()?)
+    })
 }
 
 fn no_command() -> clap::Error {

@@ -9,7 +9,7 @@ use crate::failure::{Failure, Result};
 use crate::output::Output;
 use crate::root::Root;
 
-/// Containers, and how long they get to end.
+// Containers, and how long they get to end.
 #[derive(clap::Args)]
 pub struct StopArgs {
     /// Seconds that each gets to end by itself; by default 10, or what --stop-timeout said. -1: for ever
@@ -63,7 +63,7 @@ impl KillArgs {
     }
 }
 
-/// Several containers, and nothing else.
+// Several containers, and nothing else.
 #[derive(clap::Args)]
 pub struct Names {
     /// Containers, by name, id, or the beginning of an id
