@@ -130,6 +130,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
+    use crate::machine::{require, stacks};
 
     /// A layer whose `data` has something in it, and links that lead to it and out.
     fn layers(dir: &Path) -> LayerStore {
@@ -149,6 +150,7 @@ mod tests {
 
     #[test]
     fn a_directory_is_copied_once_whatever_is_left_of_earlier_ones() {
+        require!(stacks());
         let dir = tempfile::tempdir().unwrap();
         let layers = layers(dir.path());
         let to = dir.path().join("to");
