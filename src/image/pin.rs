@@ -1,6 +1,7 @@
 //! Pins: images that are kept for longer than a process lives.
 
 use std::fmt::Write as _;
+use std::io;
 use std::path::PathBuf;
 
 use super::digest::{ChainId, Digest};
@@ -39,6 +40,9 @@ impl Store {
     pub fn unpin(&self, name: &str) -> Result<()> {
         let path = self.pin_path(name)?;
         let _lock = self.locked()?;
+        if path.symlink_metadata().is_err_and(|err| err.kind() == io::ErrorKind::NotFound) {
+            return Ok(());
+        }
         files::remove(&path).context(|| format!("end the pin {name}"))?;
         files::sync_dir(&self.path().join(LEASES))
     }
