@@ -1,7 +1,7 @@
 //! The small files of containers: written whole or not at all, locked by those who change them.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::image::{read_file, sync_dir};
 
 /// The longest of these files that is read.
 const LONGEST: u64 = 4 << 20;
@@ -78,7 +79,7 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path, version: u32) -> Resul
         version: u32,
     }
     let attempt = || format!("read {}", path.display());
-    let bytes = read(path).context(attempt)?;
+    let bytes = read_file(path, LONGEST).context(attempt)?;
     let malformed = |err: serde_json::Error| Error::new(ErrorKind::Malformed, err.to_string());
     let found = serde_json::from_slice::<Versioned>(&bytes).map_err(malformed).context(attempt)?;
     if found.version != version {
@@ -88,24 +89,6 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path, version: u32) -> Resul
             .context(attempt()));
     }
     serde_json::from_slice(&bytes).map_err(malformed).context(attempt)
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
-    let file = options.open(path).context(|| "open it")?;
-    let metadata = file.metadata().context(|| "look at it")?;
-    if !metadata.is_file() {
-        return Err(Error::new(ErrorKind::Malformed, "it is no regular file"));
-    }
-    // In one read and another that finds the end.
-    let length = metadata.len().min(LONGEST) + 1;
-    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-    file.take(LONGEST + 1).read_to_end(&mut bytes).context(|| "read it")?;
-    if bytes.len() as u64 > LONGEST {
-        return Err(Error::new(ErrorKind::Malformed, format!("it is longer than {LONGEST} bytes")));
-    }
-    Ok(bytes)
 }
 
 /// Replaces a file: the old content or the new is there, whole, whatever happens to the process.
@@ -147,15 +130,6 @@ pub(super) fn write(path: &Path, bytes: &[u8], durable: Durable) -> Result<()> {
     match durable {
         Durable::Yes => path.parent().map_or(Ok(()), sync_dir).context(attempt),
         Durable::No => Ok(()),
-    }
-}
-
-/// Makes the entries of a directory last.
-pub(super) fn sync_dir(path: &Path) -> Result<()> {
-    match File::open(path).and_then(|dir| dir.sync_all()) {
-        // Some file systems of user space cannot.
-        Err(err) if err.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-        other => other.context(|| format!("sync {}", path.display())),
     }
 }
 

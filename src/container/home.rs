@@ -22,7 +22,7 @@ use super::supervisor::Supervisor;
 use super::volume;
 use super::wait::Alert;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::image::{Image, Store, boot_id};
+use crate::image::{Image, Store, boot_id, sync_dir};
 use crate::sys;
 
 /// The containers of one root directory:
@@ -331,8 +331,9 @@ impl Home {
             return Err(err).context(|| format!("move the new container to {}", place.display()));
         }
         match durable {
-            Durable::Yes => files::sync_dir(&self.dir.join("by-id"))
-                .and_then(|()| files::sync_dir(&self.dir.join("names"))),
+            Durable::Yes => {
+                sync_dir(&self.dir.join("by-id")).and_then(|()| sync_dir(&self.dir.join("names")))
+            }
             Durable::No => Ok(()),
         }
     }

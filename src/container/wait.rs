@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::config::Config;
 use super::container::Container;
 use super::state::{Exit, Phase};
+use super::supervisor::When;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::namespaces::ExitStatus;
 use crate::sys;
@@ -95,28 +96,29 @@ impl Future for Exited {
     type Output = Result<ExitStatus>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Self::Output> {
-        let attempt = |container: &Container| container.says("wait for");
-        let first = self.alert.is_for(context.waker());
+        let polled = self.try_poll(context);
+        polled.map(|status| status.context(|| self.end.container.says("wait for")))
+    }
+}
+
+impl Exited {
+    fn try_poll(&mut self, context: &mut std::task::Context<'_>) -> Poll<Result<ExitStatus>> {
         let container = self.end.container.clone();
         // Before it looks: what comes in between wakes it.
-        if first {
+        if self.alert.serve(context.waker()) {
             container.home.alert_at_end(&container.id, &self.alert);
         }
-        let asked = match self.end.look() {
-            Ok(Prospect::Ended(status)) => return Poll::Ready(Ok(status)),
-            Err(err) => return Poll::Ready(Err(err).context(|| attempt(&container))),
-            Ok(Prospect::Here) => return Poll::Pending,
-            // It is watched for already.
-            Ok(_) if !self.alert.arm() => return Poll::Pending,
-            Ok(Prospect::Elsewhere(pidfd)) => Ok(pidfd),
-            Ok(Prospect::Later(pause)) => Err(pause),
+        let when = match self.end.look()? {
+            Prospect::Ended(status) => return Poll::Ready(Ok(status)),
+            Prospect::Here => return Poll::Pending,
+            // The engine's thread has it to do already.
+            _ if !self.alert.arm() => return Poll::Pending,
+            Prospect::Elsewhere(pidfd) => When::Ended(pidfd),
+            Prospect::Later(pause) => When::After(pause),
         };
         self.elsewhere = true;
-        let supervisor = container.home.supervisor();
-        match supervisor.and_then(|it| it.alert(Arc::downgrade(&self.alert), asked)) {
-            Ok(()) => Poll::Pending,
-            Err(err) => Poll::Ready(Err(err).context(|| attempt(&container))),
-        }
+        container.home.supervisor()?.alert(Arc::downgrade(&self.alert), when)?;
+        Poll::Pending
     }
 }
 
@@ -138,8 +140,8 @@ pub(super) struct Alert {
 }
 
 impl Alert {
-    /// Whether this is the first waker.
-    fn is_for(&self, waker: &Waker) -> bool {
+    /// Wakes this task from now on. True: it had none before.
+    fn serve(&self, waker: &Waker) -> bool {
         let mut mine = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
         mine.replace(waker.clone()).is_none()
     }

@@ -60,11 +60,7 @@ impl Store {
                 format!("it has {} bytes: no document has over {MAX_DOCUMENT}", blob.size);
             return Err(malformed(message)).context(attempt);
         }
-        let file = self.blob(&blob.digest)?;
-        let length = file.metadata().context(attempt)?.len().min(blob.size) + 1;
-        // In one read and another that finds the end.
-        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-        file.take(blob.size + 1).read_to_end(&mut bytes).context(attempt)?;
+        let bytes = files::read_past(self.blob(&blob.digest)?, blob.size).context(attempt)?;
         let read = bytes.len() as u64;
         if read != blob.size {
             let found = self.blob_path(&blob.digest).symlink_metadata();

@@ -20,17 +20,20 @@ pub(super) fn open(path: &Path) -> Result<File> {
 }
 
 /// Reads a file of at most `limit` bytes.
-pub(super) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let attempt = || format!("read {}", path.display());
-    let file = open(path)?;
-    // In one read and another that finds the end.
-    let length = file.metadata().context(attempt)?.len().min(limit) + 1;
-    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-    file.take(limit + 1).read_to_end(&mut bytes).context(attempt)?;
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let bytes = read_past(open(path)?, limit).context(|| format!("read {}", path.display()))?;
     if bytes.len() as u64 > limit {
         let message = format!("{} is longer than {limit} bytes", path.display());
         return Err(Error::new(ErrorKind::Malformed, message));
     }
+    Ok(bytes)
+}
+
+/// Reads a file, and a byte more than `limit` of one that is longer, by one read and another that finds the end.
+pub(super) fn read_past(file: File, limit: u64) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len().min(limit) + 1;
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    file.take(limit + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -73,7 +76,7 @@ pub(super) fn create(path: &Path) -> Result<File> {
 }
 
 /// Makes the entries of a directory last.
-pub(super) fn sync_dir(path: &Path) -> Result<()> {
+pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     let synced = File::open(path).and_then(|dir| dir.sync_all());
     match synced {
         // Some file systems of user space cannot.

@@ -64,14 +64,22 @@ enum Order {
         id: ContainerId,
         pidfd: OwnedFd,
     },
-    /// Wakes a task when a process has ended, or after a moment.
+    /// Wakes a task.
     Alert {
         alert: Weak<Alert>,
-        when: std::result::Result<OwnedFd, Duration>,
+        when: When,
     },
     /// Some of those tasks do not wait any more.
     ForgetAlerts,
     Quit,
+}
+
+/// When a task is to be woken.
+#[derive(Debug)]
+pub(super) enum When {
+    /// When the process of this pidfd has ended.
+    Ended(OwnedFd),
+    After(Duration),
 }
 
 /// A container to start.
@@ -143,12 +151,8 @@ impl Supervisor {
         self.order(Order::Watch { id: id.clone(), pidfd })
     }
 
-    /// Wakes a task when the process of a pidfd has ended, or after a moment.
-    pub(super) fn alert(
-        &self,
-        alert: Weak<Alert>,
-        when: std::result::Result<OwnedFd, Duration>,
-    ) -> Result<()> {
+    /// Has a task woken.
+    pub(super) fn alert(&self, alert: Weak<Alert>, when: When) -> Result<()> {
         self.order(Order::Alert { alert, when })
     }
 

@@ -25,7 +25,7 @@ use super::health::Prober;
 use super::poller::{DOOR, Poller, Token, WAKE};
 use super::task::{Scratch, Slot, Task};
 use super::visitors::{self, Visitors};
-use super::{Order, Start, Supervisor};
+use super::{Order, Start, Supervisor, When};
 use crate::cgroups::Cgroup;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::namespaces::TerminalSize;
@@ -188,8 +188,10 @@ impl Supervision {
                     let _ = reply.send(started);
                 }
                 Order::Attach { id, socket, reply } => self.attach(&id, socket, &reply),
-                Order::Alert { alert, when: Err(after) } => self.alarm(after, Alarm::Wake(alert)),
-                Order::Alert { alert, when: Ok(pidfd) } => {
+                Order::Alert { alert, when: When::After(pause) } => {
+                    self.alarm(pause, Alarm::Wake(alert));
+                }
+                Order::Alert { alert, when: When::Ended(pidfd) } => {
                     if let Err(alert) = self.visitors.alert(pidfd, alert, &self.poller) {
                         // It looks again.
                         self.alarm(RETRY, Alarm::Wake(alert));
@@ -197,11 +199,9 @@ impl Supervision {
                 }
                 Order::ForgetAlerts => self.visitors.forget_alerts(&self.poller),
                 Order::Watch { id, pidfd } => {
-                    if let Some(task) = self.task_of(&id) {
-                        let number = task;
-                        if let Some(task) = self.tasks.get_mut(&number) {
-                            let _ = task.add_guest(pidfd, &self.poller);
-                        }
+                    let number = self.task_of(&id);
+                    if let Some(task) = number.and_then(|number| self.tasks.get_mut(&number)) {
+                        let _ = task.add_guest(pidfd, &self.poller);
                     }
                 }
             }
