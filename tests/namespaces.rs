@@ -232,14 +232,16 @@ fn namespaces_are_joined_by_file_and_by_pidfd() {
 #[test]
 fn clocks_are_set_forward_and_exec_sees_them_too() {
     require!(common::containers());
-    let uptime = |command: &mut Command| -> f64 {
-        says(command).split(' ').next().unwrap().parse().unwrap()
-    };
-    let host = uptime(Command::new("cat").arg("/proc/uptime"));
+    // In hundredths of a second, as the kernel writes it: as fractions, two readings of one
+    // moment may differ by less than a day.
+    let hundredths =
+        |said: &str| -> u64 { said.split(' ').next().unwrap().replace('.', "").parse().unwrap() };
+    let host = hundredths(&says(Command::new("cat").arg("/proc/uptime")));
     let day = Duration::from_secs(86_400);
     let mut cat = Command::new("cat");
-    let inside = uptime(cat.arg("/proc/uptime").isolated().time_offset(Clock::Boottime, day));
-    assert!((86_400.0..86_500.0).contains(&(inside - host)), "{host} {inside}");
+    let inside =
+        hundredths(&says(cat.arg("/proc/uptime").isolated().time_offset(Clock::Boottime, day)));
+    assert!((8_640_000..8_650_000).contains(&(inside - host)), "{host} {inside}");
     let child = Command::new("sleep")
         .arg("60")
         .isolated()
@@ -247,9 +249,8 @@ fn clocks_are_set_forward_and_exec_sees_them_too() {
         .spawn()
         .unwrap();
     let exec = child.exec(Command::new("cat").arg("/proc/uptime").stdout(Stdio::piped())).unwrap();
-    let seen: f64 =
-        text(&exec.wait_with_output().unwrap()).split(' ').next().unwrap().parse().unwrap();
-    assert!(seen - host > 86_000.0, "{host} {seen}");
+    let seen = hundredths(&text(&exec.wait_with_output().unwrap()));
+    assert!(seen - host >= 8_640_000, "{host} {seen}");
 }
 
 #[test]
