@@ -23,10 +23,11 @@ fn main() -> Result<()> {
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", what, ref rest @ ..] => serve(what, rest),
         [] => compare(60),
-        ["logs"] => logs(5),
-        ["logs", rounds] => logs(rounds.parse()?),
+        ["logs"] => logs(5, "/dev/shm"),
+        ["logs", rounds] => logs(rounds.parse()?, "/dev/shm"),
+        ["logs", rounds, directory] => logs(rounds.parse()?, directory),
         [rounds] => compare(rounds.parse()?),
-        _ => Err("usage: containers [logs] [ROUNDS]".into()),
+        _ => Err("usage: containers [ROUNDS] | logs [ROUNDS [DIRECTORY]]".into()),
     }
 }
 
@@ -34,7 +35,7 @@ fn main() -> Result<()> {
 fn serve(what: &str, args: &[&str]) -> Result<()> {
     let [root] = args else { return Err("not a contender".into()) };
     if what == "pipe" {
-        let script = format!("bin/busybox cat {} | cat >/dev/null", ["data"; TIMES].join(" "));
+        let script = format!("({}) | cat >/dev/null", print("bin/busybox dd", "data"));
         return contender::serve(|| {
             let mut sh = Command::new("sh");
             timed(|| succeed(sh.args(["-c", &script]).current_dir(root).status()?.success()))
@@ -71,8 +72,9 @@ fn serve(what: &str, args: &[&str]) -> Result<()> {
             Box::new(move || succeed(made.exec_command(command.clone())?.wait()?.success()))
         }
         "cri" | "json-file" | "none" => {
-            let command = ["cat"].into_iter().chain(["/data"; TIMES]);
-            let mut builder = engine.container("box").command(command).remove_on_exit();
+            let script = print("dd", "/data");
+            let mut builder = engine.container("box").command(["sh", "-c", &script]);
+            builder = builder.remove_on_exit();
             let log = &mut builder.config_mut().log;
             *log = LogConfig::json_file(64 << 20, 2);
             log.driver = match what {
@@ -87,8 +89,18 @@ fn serve(what: &str, args: &[&str]) -> Result<()> {
     contender::serve(|| timed(&mut task))
 }
 
-/// `cat` of a gigabyte of lines, into a pipe that another reads, and in a container that keeps a log.
-fn logs(rounds: usize) -> Result<()> {
+/// The script that prints a gigabyte of lines: by write(2), as `cat` of busybox only lends its pages to a pipe.
+fn print(dd: &str, data: &str) -> String {
+    let dd = format!("{dd} if={data} bs=8k 2>/dev/null");
+    [dd.as_str(); TIMES].join("; ")
+}
+
+/// A gigabyte of lines, into a pipe that another reads, and in a container that keeps a log.
+fn logs(rounds: usize, directory: &str) -> Result<()> {
+    println!(
+        "{rounds} rounds in {directory}, load {}",
+        fs::read_to_string("/proc/loadavg")?.trim()
+    );
     for length in [100, 1000] {
         let fixture = Fixture::new()?;
         let root = fixture.root();
@@ -96,8 +108,14 @@ fn logs(rounds: usize) -> Result<()> {
         line.truncate(length - 1);
         line.push(b'\n');
         fs::write(root.join("data"), line.repeat((GIB / TIMES) / length))?;
-        std::os::unix::fs::symlink("busybox", root.join("bin/cat"))?;
-        let store = fixture.path().join("engine").display().to_string();
+        for name in ["dd", "sh"] {
+            let link = root.join("bin").join(name);
+            if !link.exists() {
+                std::os::unix::fs::symlink("busybox", link)?;
+            }
+        }
+        let kept = tempfile::Builder::new().prefix("coracle-logs-").tempdir_in(directory)?;
+        let store = kept.path().join("engine").display().to_string();
         let engine = Engine::open(&store)?;
         let mut tar = Vec::new();
         Pack::new().tree(fs::File::open(&root)?, &mut tar)?;

@@ -75,10 +75,15 @@ impl Encode for JsonFile {
     fn encode(&self, out: &mut [u8], text: &[u8], partial: bool) -> usize {
         let mut at = Self::BEGIN.len();
         out[..at].copy_from_slice(Self::BEGIN);
-        for chunk in text.utf8_chunks() {
-            at += escape(&mut out[at..], chunk.valid());
-            for _ in chunk.invalid() {
-                at += put(&mut out[at..], br"\ufffd");
+        if text.is_ascii() {
+            // Nearly always, and soon seen.
+            at += escape(&mut out[at..], text);
+        } else {
+            for chunk in text.utf8_chunks() {
+                at += escape(&mut out[at..], chunk.valid().as_bytes());
+                for _ in chunk.invalid() {
+                    at += put(&mut out[at..], br"\ufffd");
+                }
             }
         }
         let end = if partial { &self.partial } else { &self.full };
@@ -91,10 +96,10 @@ fn put(out: &mut [u8], bytes: &[u8]) -> usize {
     bytes.len()
 }
 
-/// As Go's encoder does it, which also makes the text harmless in HTML and JavaScript.
-fn escape(out: &mut [u8], text: &str) -> usize {
+/// Writes UTF-8 as Go's encoder does it, which also makes the text harmless in HTML and JavaScript.
+fn escape(out: &mut [u8], text: &[u8]) -> usize {
     let mut at = 0;
-    let mut rest = text.as_bytes();
+    let mut rest = text;
     loop {
         let plain = plain_length(rest);
         at += put(&mut out[at..], &rest[..plain]);

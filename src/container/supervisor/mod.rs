@@ -5,6 +5,7 @@ mod client;
 mod door;
 mod health;
 mod poller;
+mod scratch;
 mod supervision;
 mod task;
 mod visitors;

@@ -6,42 +6,32 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::epoll::EpollFlags;
 use nix::unistd::{read, write};
 
 use super::super::attach::{END_OF_INPUT, ENDED, INPUT, RESIZE, STDERR, STDOUT};
 use super::super::config::Config;
 use super::super::container::Container;
-use super::super::logs::{Batch, LogWriter, Stream};
+use super::super::logs::{LogWriter, Stream};
 use super::super::running::Running;
 use super::super::state::Exit;
 use super::client::Client;
 use super::health::Prober;
 use super::poller::{Poller, Token};
+use super::scratch::Scratch;
 use super::set_nonblocking;
 use crate::error::Result;
 use crate::namespaces::{Child, Terminal, TerminalSize};
 
-/// The most that is read at once of what a container writes, in bytes.
-const CHUNK: usize = 256 << 10;
+/// What a pipe holds at first, in bytes.
+const PIPE: usize = 64 << 10;
+/// What the pipe of a container holds once it has been full.
+const LARGE_PIPE: i32 = 256 << 10;
 /// How often one source is read in a row while others wait.
 const TURNS: usize = 8;
 /// What may wait to be read by a container, in bytes: beyond that its clients wait.
 const MOST_INPUT: usize = 256 << 10;
-
-/// What all containers of a thread share.
-#[derive(Debug)]
-pub(super) struct Scratch {
-    /// To read into.
-    pub(super) buffer: Vec<u8>,
-    pub(super) batch: Batch,
-}
-
-impl Scratch {
-    pub(super) fn new() -> Self {
-        Self { buffer: vec![0; CHUNK], batch: Batch::new() }
-    }
-}
 
 /// What of a container a descriptor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,6 +201,10 @@ impl Task {
                     return;
                 }
                 Ok(length) => {
+                    if length == PIPE {
+                        // Whoever writes so much has to wait less often. It may not be allowed.
+                        let _ = fcntl(source, FcntlArg::F_SETPIPE_SZ(LARGE_PIPE));
+                    }
                     let bytes = &scratch.buffer[..length];
                     let (kind, stream) = match index {
                         0 => (STDOUT, Stream::Stdout),
