@@ -320,3 +320,35 @@ fn limits_freeze_and_use_are_those_of_the_cgroup() {
     assert_eq!(lines(store, &["port", "work"]), [""; 0]);
     fails(store, &["port", "work", "80/tcp"], 1, &["no public port '80/tcp'"]);
 }
+
+/// What survives a client that is killed, which is told in the help of `run`.
+#[test]
+fn who_is_to_be_removed_does_not_outlive_its_client() {
+    let scene = require!(Scene::new("cli-clients"));
+    let store = &scene.store;
+    let begin = |options: &[&str], name: &str| {
+        let named = [&["run", "--name", name], options, &["busybox:1", "sleep", "1000"]].concat();
+        let mut client = command(&named);
+        client.env("CORACLE_ROOT", store.path()).stdin(Stdio::null());
+        let client = client.stdout(Stdio::null()).spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        while run(store, &["ps", "-q", "-f", &format!("name={name}")]).out.is_empty() {
+            assert!(Instant::now() < end, "{name} does not come up");
+            thread::sleep(Duration::from_millis(20));
+        }
+        client
+    };
+    let mut clients = [begin(&[], "stays"), begin(&["--rm"], "goes")];
+    // Others see no difference.
+    assert_eq!(lines(store, &["exec", "goes", "sh", "-c", "echo in"]), ["in"]);
+    for client in &mut clients {
+        client.kill().unwrap();
+        client.wait().unwrap();
+    }
+    let end = Instant::now() + Duration::from_secs(60);
+    while !run(store, &["ps", "-aq", "-f", "name=goes"]).out.is_empty() {
+        assert!(Instant::now() < end, "{:?}", run(store, &["ps", "-a"]));
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(scene.picked("stays", "{{.State.Running}}"), "true");
+}

@@ -95,7 +95,7 @@ fn gone(container: &Container) -> Result<()> {
             Err(err) if err.kind() == ErrorKind::NotFound => return Ok(()),
             // Whoever asks next finds out.
             _ if Instant::now() > until => return Ok(()),
-            _ => thread::sleep(Duration::from_millis(1)),
+            _ => thread::sleep(Duration::from_micros(200)),
         }
     }
 }

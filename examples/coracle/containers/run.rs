@@ -18,6 +18,7 @@ use crate::root::Root;
 ///
 /// Without a command, what the image says. It sees the image's files, no network and no process of the host. It stays,
 /// with what it has written, until it is removed: `diff`, `commit` and `start` go on with it; --rm removes it at once.
+/// Whatever becomes of this program, it goes on, but with --rm and without -it it ends too.
 #[derive(clap::Args)]
 #[command(after_help = HELP, disable_help_flag = true)]
 pub struct RunArgs {
@@ -107,16 +108,20 @@ impl RunArgs {
         };
         let signals = Caught::new(tty, self.sig_proxy.then(|| container.clone()))?;
         let size = terminal::size();
-        let attachment = start(&container, remove, |it| it.start_detached_attached(size))?;
-        let attachment = Arc::new(attachment);
+        // It cannot be left, and is to leave nothing: it needs nobody else to look after it.
+        let ours = remove && !(tty && stdin);
+        let begin =
+            if ours { Container::start_attached } else { Container::start_detached_attached };
+        let attachment = Arc::new(start(&container, remove, |it| begin(it, size))?);
         if relay.run(attachment.clone(), signals)? == End::Detached {
             return Ok(0);
         }
         let status = attachment.exit_status();
+        let code = code(&container, status)?;
         if remove {
             gone(&container)?;
         }
-        code(&container, status)
+        Ok(code)
     }
 }
 
