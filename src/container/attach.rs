@@ -93,10 +93,10 @@ impl Attachment {
         let mut buffer = vec![0; LARGEST + 1];
         let attempt = || "read the output of the container";
         let length = loop {
-            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            match receive(&self.socket, &mut buffer, MsgFlags::empty()) {
                 Err(Errno::EINTR) => {}
                 // The supervisor is gone.
-                Ok(0) | Err(Errno::ECONNRESET) => return Ok(Output::Ended),
+                Ok(0) => return Ok(Output::Ended),
                 other => break other.context(attempt)?,
             }
         };
@@ -175,8 +175,8 @@ impl Attachment {
     /// Whether the request was granted.
     pub(super) fn is_welcome(&self) -> Result<bool> {
         let mut kind = [0];
-        match recv(self.socket.as_raw_fd(), &mut kind, MsgFlags::empty()) {
-            Ok(0) | Err(Errno::ECONNRESET) => Ok(false),
+        match receive(&self.socket, &mut kind, MsgFlags::empty()) {
+            Ok(0) => Ok(false),
             other => {
                 other.map(|_| kind == [REQUEST]).context(|| "wait for the supervisor's answer")
             }
@@ -202,6 +202,20 @@ impl Attachment {
 impl AsFd for Attachment {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// Receives one packet; none will come any more if it has the length 0.
+pub(super) fn receive(
+    socket: &impl AsRawFd,
+    buffer: &mut [u8],
+    flags: MsgFlags,
+) -> nix::Result<usize> {
+    match recv(socket.as_raw_fd(), buffer, flags) {
+        // The other side has closed without reading all that it was sent, which is told once, and before what it had to
+        // say itself.
+        Err(Errno::ECONNRESET) => recv(socket.as_raw_fd(), buffer, flags),
+        other => other,
     }
 }
 

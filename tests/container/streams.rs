@@ -1,6 +1,7 @@
 //! What goes in and out of a container.
 
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use coracle::ErrorKind;
@@ -55,6 +56,47 @@ fn input_reaches_it_and_can_be_ended() {
         assert!(out == format!("{text}done\n"), "{} bytes of {}", out.len(), text.len());
     });
     container.remove_forced().unwrap();
+}
+
+/// The kernel tells of bytes that were never read before it hands out those that were sent.
+#[test]
+fn what_nobody_reads_any_more_takes_nothing_along() {
+    let scene = require!(scene("container-unread"));
+    let builder = |script| {
+        let mut builder = scene.engine.container("box").command(["sh", "-c", script]);
+        builder.config_mut().stdin = true;
+        builder.create().unwrap()
+    };
+    for _ in 0..60 {
+        let container = builder("echo out");
+        let attachment = container.start_attached(TerminalSize::default()).unwrap();
+        // It may have ended.
+        let _ = attachment.close_input();
+        assert_eq!(all(&attachment).0, "out\n");
+        container.wait().unwrap();
+        container.remove().unwrap();
+    }
+    for _ in 0..20 {
+        let container = builder("echo out; cat > /typed");
+        let attachment = container.start_attached(TerminalSize::default()).unwrap();
+        assert!(poll(&attachment, Duration::from_secs(60)));
+        attachment.write(b"in\n").unwrap();
+        attachment.close_input().unwrap();
+        drop(attachment);
+        let ended = container.wait_timeout(Duration::from_secs(60)).unwrap();
+        assert!(ended.expect("its input has ended").success());
+        let mut archive = Vec::new();
+        container.copy_out("/typed").tar(&mut archive).unwrap();
+        assert!(archive.windows(4).any(|bytes| bytes == b"in\n\0"));
+        container.remove().unwrap();
+    }
+}
+
+/// Whether something comes to be read.
+fn poll(attachment: &Attachment, patience: Duration) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(attachment.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::try_from(patience).unwrap()).unwrap() == 1
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::MsgFlags;
 
-use super::super::attach::{LARGEST, LOST, STDERR, STDOUT, send_packet};
+use super::super::attach::{LARGEST, LOST, STDERR, STDOUT, receive, send_packet};
 
 /// What may wait for him, in bytes, before the container has to.
 const PATIENCE: usize = 1 << 20;
@@ -111,7 +111,7 @@ impl Client {
 
     /// The next packet from him: its kind and how many bytes it put into `buffer`.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Option<(u8, usize)> {
-        match recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+        match receive(&self.socket, buffer, MsgFlags::MSG_DONTWAIT) {
             Err(Errno::EAGAIN | Errno::EINTR) => None,
             Ok(0) | Err(_) => {
                 self.gone = true;
