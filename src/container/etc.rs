@@ -5,36 +5,37 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::config::Config;
 use super::files::{self, Durable};
 use crate::error::{Context, Error, Result};
-use crate::namespaces::Mount;
 
 /// Where they and the file systems of every container are mounted, and what lies above that.
 pub(super) const MOUNT_POINTS: &[&str] =
     &["/dev", "/etc", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/proc", "/sys"];
 
-/// Writes them into a directory of the container's, and returns what mounts them, read-only.
-pub(super) fn mounts(dir: &Path, config: &Config, hostname: &str) -> Result<Vec<Mount>> {
+/// Writes them into a directory of the container's, and returns where they are to be mounted, read-only.
+pub(super) fn files(
+    dir: &Path,
+    config: &Config,
+    hostname: &str,
+) -> Result<[(PathBuf, &'static str); 3]> {
     match DirBuilder::new().mode(0o755).create(dir) {
         Err(err) if err.kind() != io::ErrorKind::AlreadyExists => {
             return Err(err).context(|| format!("make {}", dir.display()));
         }
         _ => {}
     }
-    let mut mounts = Vec::new();
-    for (name, content) in [
-        ("hostname", format!("{hostname}\n")),
-        ("hosts", hosts(config, hostname)?),
-        ("resolv.conf", resolv_conf(config)?),
-    ] {
+    let write = |name, content: String| {
         let path = dir.join(name);
-        files::write(&path, content.as_bytes(), Durable::No)?;
-        mounts.push(Mount::bind(&path, Path::new("/etc").join(name)).read_only());
-    }
-    Ok(mounts)
+        files::write(&path, content.as_bytes(), Durable::No).map(|()| path)
+    };
+    Ok([
+        (write("hostname", format!("{hostname}\n"))?, "/etc/hostname"),
+        (write("hosts", hosts(config, hostname)?)?, "/etc/hosts"),
+        (write("resolv.conf", resolv_conf(config)?)?, "/etc/resolv.conf"),
+    ])
 }
 
 /// Whether they can be written.

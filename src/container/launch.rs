@@ -5,22 +5,22 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::config::{Config, LogConfig, LogDriver, MountConfig, MountSource};
+use super::config::{Config, LogConfig, LogDriver, MountSource};
 use super::etc;
 use super::health::HealthCheck;
 use super::home::Home;
 use super::id::{ContainerId, check_name};
 use super::locked::Locked;
 use super::logs::{Format, LogWriter, Rotation};
+use super::mounts;
 use super::seccomp::SeccompProfile;
-use super::volume;
 use crate::cgroups::{Cgroup, DeviceAccess, DeviceKind, DeviceRules, Limits};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::layers::Rootfs;
 use crate::namespaces::{
-    Capabilities, Capability, Command, Device, Mount, Namespaces, Resource, Rlimit, Seccomp,
-    Signal, Stdio, Sysctl, TerminalSize,
+    Capabilities, Capability, Command, Device, Namespaces, Resource, Rlimit, Seccomp, Signal,
+    Stdio, Sysctl, TerminalSize,
 };
 
 /// Everything that is needed to start a container.
@@ -40,7 +40,6 @@ impl Launch {
     pub(super) fn prepare(locked: &Locked<'_>, terminal: TerminalSize) -> Result<Self> {
         let config = &locked.identity.config;
         let image = image_of(locked)?;
-        let directory = locked.directory();
         let rootfs = rootfs(locked, &image)?;
         let words = words(config, &image)?;
         let mut command = Command::new(&words[0]);
@@ -73,9 +72,9 @@ impl Launch {
         for sysctl in &config.sysctls {
             command.sysctl(sysctl.parse()?);
         }
-        mounts(&mut command, locked)?;
-        for mount in etc::mounts(&directory.join("etc"), config, &hostname)? {
-            command.mount(mount);
+        mounts::add(&mut command, locked, &rootfs, &hostname)?;
+        for device in &config.devices {
+            command.device(parse_device(device)?.0);
         }
         let cgroup = cgroup(locked)?;
         if let Some(cgroup) = &cgroup {
@@ -339,37 +338,6 @@ pub(super) fn enter_working_dir(command: &mut Command, config: &Config, image: &
         // A relative one counts from the root.
         command.current_dir(Path::new("/").join(dir));
     }
-}
-
-fn mounts(command: &mut Command, locked: &Locked<'_>) -> Result<()> {
-    let config = &locked.identity.config;
-    if let Some(size) = config.shm_size {
-        command.mount(Mount::tmpfs("/dev/shm").size(size).mode(0o1777));
-    }
-    let mut all: Vec<_> = config.mounts.iter().collect();
-    // One is not to cover another that lies below it.
-    all.sort_by_key(|mount| mount.target.components().count());
-    for MountConfig { source, target, read_only } in all {
-        let mut mount = match source {
-            MountSource::Bind { path } => Mount::bind(path, target),
-            MountSource::Tmpfs { size, mode } => {
-                let mount = Mount::tmpfs(target).mode(mode.unwrap_or(0o1777));
-                size.map_or(mount.clone(), |size| mount.size(size))
-            }
-            MountSource::Volume { name, .. } => {
-                Mount::bind(volume::mounted(locked.home(), name)?, target)
-            }
-        };
-        if *read_only {
-            mount = mount.read_only();
-        }
-        command.mount(mount);
-    }
-    for device in &config.devices {
-        let (device, _) = parse_device(device)?;
-        command.device(device);
-    }
-    Ok(())
 }
 
 /// `/dev/x[:/dev/y[:rwm]]`.

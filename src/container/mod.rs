@@ -21,6 +21,7 @@ mod link;
 mod locked;
 pub mod logs;
 pub mod monitor;
+mod mounts;
 mod process;
 mod remove;
 mod running;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, readlinkat};
@@ -61,8 +61,6 @@ pub(crate) struct Spot {
     /// The directory that it lies in, open with `O_PATH`; or itself, by the name `.`.
     pub(crate) directory: OwnedFd,
     pub(crate) name: Vec<u8>,
-    /// The path of the directory, through no link.
-    pub(crate) path: Vec<u8>,
     pub(crate) users: Option<UserNamespace>,
     pub(crate) read_only: Option<&'static str>,
     /// Unless there is nothing of this name in the directory.
@@ -85,6 +83,14 @@ impl Spot {
             .open(&self.directory, OsStr::from_bytes(&self.name), flags)
             .context(|| "open the directory")
     }
+
+    /// Where the link leads that it is.
+    fn read_link(&self) -> Result<Vec<u8>> {
+        let name = OsStr::from_bytes(&self.name);
+        let link = Access(self.users.as_ref()).open(&self.directory, name, OFlag::O_PATH);
+        let target = link.and_then(|link| readlinkat(&link, "")).context(|| shown(&self.name))?;
+        Ok(target.into_vec())
+    }
 }
 
 /// A directory that a path has led through.
@@ -102,8 +108,45 @@ impl View {
     /// `NotFound`, `InvalidInput` where a file is in the way, `SafetyViolation` for links in a circle, `Unsupported` on file systems of the kernel such as
     /// proc.
     pub(crate) fn find(&self, path: &Path, follow: bool) -> Result<Spot> {
-        self.walk(path.as_os_str().as_bytes(), follow)
-            .context(|| format!("find {} in the container", Path::new("/").join(path).display()))
+        self.walk(path.as_os_str().as_bytes(), follow).context(|| resolving(path))
+    }
+
+    /// The path that one leads to, through no link and with a leading slash. Of what is missing the names stay.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`find`](Self::find).
+    pub(crate) fn resolve(&self, path: &Path) -> Result<PathBuf> {
+        let mut real: Vec<Vec<u8>> = Vec::new();
+        let mut ahead = names(path.as_os_str().as_bytes());
+        let mut links = 0;
+        while let Some(name) = ahead.pop_front() {
+            if name == b".." {
+                real.pop();
+                continue;
+            }
+            real.push(name);
+            let spot = match self.walk(&real.join(&b'/'), false) {
+                Err(err) if err.kind() == ErrorKind::NotFound => continue,
+                spot => spot.context(|| resolving(path))?,
+            };
+            if spot.found.is_none_or(|stat| file_type(&stat) != SFlag::S_IFLNK) {
+                continue;
+            }
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(Errno::ELOOP).context(|| resolving(path));
+            }
+            let target = spot.read_link().context(|| resolving(path))?;
+            real.pop();
+            if target.starts_with(b"/") {
+                real.clear();
+            }
+            let mut way = names(&target);
+            way.append(&mut ahead);
+            ahead = way;
+        }
+        Ok(Path::new("/").join(OsStr::from_bytes(&real.join(&b'/'))))
     }
 
     fn walk(&self, path: &[u8], follow: bool) -> Result<Spot> {
@@ -129,7 +172,7 @@ impl View {
                 match file {
                     None => passed.push(Passed { name, directory, branch }),
                     Some(file) if last && !directory_meant => {
-                        return spot(directory, file.clone(), branch, path_of(&passed));
+                        return spot(directory, file.clone(), branch);
                     }
                     Some(_) => return Err(Errno::ENOTDIR).context(|| shown(&name)),
                 }
@@ -138,7 +181,7 @@ impl View {
             let access = Access(branch.users.as_ref());
             let found = match access.open(here, OsStr::from_bytes(&name), OFlag::O_PATH) {
                 Err(Errno::ENOENT) if last => {
-                    return spot(duplicate(here)?, name, branch, path_of(&passed));
+                    return spot(duplicate(here)?, name, branch);
                 }
                 found => found.context(|| shown(&name))?,
             };
@@ -167,15 +210,14 @@ impl View {
                     passed.push(Passed { name, directory: found, branch });
                 }
                 _ if last && !directory_meant => {
-                    return spot(duplicate(here)?, name, branch, path_of(&passed));
+                    return spot(duplicate(here)?, name, branch);
                 }
                 _ => return Err(Errno::ENOTDIR).context(|| shown(&name)),
             }
         }
-        let path = path_of(&passed);
         match passed.pop() {
-            Some(Passed { directory, branch, .. }) => spot(directory, b".".to_vec(), branch, path),
-            None => spot(duplicate(&self.root.directory)?, b".".to_vec(), &self.root, path),
+            Some(Passed { directory, branch, .. }) => spot(directory, b".".to_vec(), branch),
+            None => spot(duplicate(&self.root.directory)?, b".".to_vec(), &self.root),
         }
     }
 
@@ -193,14 +235,14 @@ fn path_of(passed: &[Passed<'_>]) -> Vec<u8> {
     passed.iter().map(|step| step.name.as_slice()).collect::<Vec<_>>().join(&b'/')
 }
 
-fn spot(directory: OwnedFd, name: Vec<u8>, branch: &Branch, path: Vec<u8>) -> Result<Spot> {
+fn spot(directory: OwnedFd, name: Vec<u8>, branch: &Branch) -> Result<Spot> {
     let users = branch.users.clone();
     let found = match Access(users.as_ref()).stat(&directory, OsStr::from_bytes(&name)) {
         Ok(stat) => Some(stat),
         Err(Errno::ENOENT) => None,
         Err(errno) => return Err(errno).context(|| shown(&name)),
     };
-    Ok(Spot { directory, name, path, users, read_only: branch.read_only, found })
+    Ok(Spot { directory, name, users, read_only: branch.read_only, found })
 }
 
 /// The names of a path that mean something.
@@ -209,6 +251,10 @@ pub(crate) fn names(path: &[u8]) -> VecDeque<Vec<u8>> {
         .filter(|name| !name.is_empty() && *name != b".")
         .map(<[u8]>::to_vec)
         .collect()
+}
+
+fn resolving(path: &Path) -> String {
+    format!("find {} in the container", Path::new("/").join(path).display())
 }
 
 fn shown(name: &[u8]) -> String {

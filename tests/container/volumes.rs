@@ -154,6 +154,52 @@ fn what_an_image_has_in_place_of_a_directory_leads_nowhere() {
     }
 }
 
+/// As in Debian, where /var/run is one, and wherever systemd looks names up.
+#[test]
+fn links_in_an_image_lead_to_where_something_is_mounted() {
+    let scene = require!(scene("container-volumes-links"));
+    let engine = &scene.engine;
+    let stub = "../run/systemd/resolve/stub-resolv.conf";
+    image(&scene, "links", &[], |tar| {
+        tar.dir("run/", 0o755).dir("var/", 0o755).link("var/run", "/run").link("var/lock", "run");
+        tar.dir("etc/", 0o755).link("etc/resolv.conf", stub);
+    });
+    let mut builder = engine.container("links").volume("a", "/var/lock").volume("b", "/var/run/b");
+    builder.config_mut().names.dns = vec!["192.0.2.1".into()];
+    let own = scene.dir.file("own", "own\n");
+    builder = builder.volume(&own, "/etc/hosts:ro");
+    let script = "grep -o ' /[a-z/.-]*run[a-z/.-]* ' /proc/self/mountinfo | sort -u; \
+                  grep nameserver /etc/resolv.conf; cat /etc/hosts; : > /var/run/b/new";
+    let (said, container) = says(builder, script);
+    let run = " /run \n /run/b \n";
+    let file = " /run/systemd/resolve/stub-resolv.conf \n";
+    assert_eq!(said, format!("{run}{file}nameserver 192.0.2.1\nown\n"));
+    assert!(engine.find_volume("b").unwrap().path().join("new").exists());
+    // Also for whoever copies.
+    let mut archive = Vec::new();
+    container.copy_out("/run/b/new").tar(&mut archive).unwrap();
+    container.remove().unwrap();
+
+    for (link, to) in [
+        ("etc/hosts", "/proc/sys/kernel/core_pattern"),
+        ("etc/hostname", "../sys/x"),
+        ("etc/resolv.conf", "/dev/shm"),
+    ] {
+        image(&scene, "kernels", &[], |tar| {
+            tar.link(link, to);
+        });
+        let err = engine.container("kernels").command(["true"]).start().unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::SafetyViolation, "{err:#}");
+        let place = format!("/{link} is a link to /{}", to.trim_start_matches(['.', '/']));
+        assert!(format!("{err:#}").contains(&place), "{err:#}");
+    }
+    image(&scene, "circle", &[], |tar| {
+        tar.link("etc/hosts", "hosts");
+    });
+    let err = engine.container("circle").command(["true"]).start().unwrap_err();
+    assert!(format!("{err:#}").contains("/etc/hosts"), "{err:#}");
+}
+
 #[test]
 fn a_volume_that_is_mounted_is_not_taken_from_under_a_container() {
     let scene = require!(scene("container-volumes-mounted"));

@@ -12,6 +12,7 @@ use crate::container::config::{MountConfig, MountSource};
 use crate::container::container::open as open_process;
 use crate::container::launch;
 use crate::container::locked::Locked;
+use crate::container::mounts;
 use crate::container::state::Phase;
 use crate::container::volume;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -42,12 +43,8 @@ impl<'a> Tree<'a> {
             false => launch::rootfs_as_it_is(&locked, &image)?,
         };
         let config = &locked.identity.config;
-        let root = Branch {
-            directory: duplicate(&rootfs)?,
-            users: rootfs.user_namespace().cloned(),
-            read_only: config.read_only.then_some(READ_ONLY_ROOT),
-        };
-        let mut view = View { root, mounts: Vec::new() };
+        let mut view = mounts::view(&rootfs)?;
+        view.root.read_only = config.read_only.then_some(READ_ONLY_ROOT);
         for mount in &config.mounts {
             add(&mut view, mount, &locked)?;
         }
@@ -97,13 +94,8 @@ fn add(view: &mut View, mount: &MountConfig, locked: &Locked<'_>) -> Result<()> 
     };
     // Whoever does not want to go there need not know.
     let source = source.map_err(|err| format!("{err:#}"));
-    // Where it will lie: links on the way are the container's.
-    let target = match view.find(target, true) {
-        Ok(spot) if spot.name == b"." => spot.path,
-        Ok(spot) => [spot.path.as_slice(), &spot.name].join(&b'/'),
-        Err(_) => names(target.as_os_str().as_bytes()).make_contiguous().join(&b'/'),
-    };
-    let target = target.strip_prefix(b"/").unwrap_or(&target).to_vec();
+    let point = mounts::point(view, target).unwrap_or_else(|_| target.clone());
+    let target = names(point.as_os_str().as_bytes()).make_contiguous().join(&b'/');
     view.mounts.push(Mounted { target, source });
     Ok(())
 }
