@@ -147,8 +147,9 @@ impl Args {
     /// A container before an image.
     fn find(&self, root: &Root, name: &str) -> Result<Found> {
         let container = || -> Result<Found> {
-            let container = root.engine()?.find(name)?;
-            Ok(Found::Container(containers::describe::container(&container)?))
+            let engine = root.engine()?;
+            let container = engine.find(name)?;
+            Ok(Found::Container(containers::describe::container(&engine, &container)?))
         };
         let image = || Ok(Found::Image(root.image(name, self.platform.as_ref())?));
         match self.kind {

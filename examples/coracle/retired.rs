@@ -11,6 +11,15 @@ pub fn retired(today: &'static str) -> impl Fn(&str) -> Result<Retired, String> 
     move |_| Err(format!("docker has dropped this option, too: {today}"))
 }
 
+/// `-e NAME=VALUE`, but not the beginning of a long option behind one dash: `-entrypoint=sh` sets nothing.
+pub fn variable(text: &str) -> Result<String, String> {
+    let name = text.split('=').next().unwrap_or_default();
+    match ["entrypoint", "env-file"].into_iter().find(|option| option[1..] == *name) {
+        Some(option) => Err(format!("long options begin with two dashes: --{option}")),
+        None => Ok(text.to_owned()),
+    }
+}
+
 /// A command that is gone, with any arguments.
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]

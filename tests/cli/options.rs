@@ -18,6 +18,13 @@ fn what_a_container_finds_is_what_was_asked_for() {
     let vars = ["--env-file", vars.to_str().unwrap(), "-e", "Y=y"];
     assert_eq!(sh(&vars, "echo $X, $Y, $A"), "1 2, y, image");
     assert_eq!(sh(&["-e", "A"], "echo ${A-unset}"), "unset", "a bare name that is not set here");
+    assert_eq!(sh(&["-eX=1", "-e=Y=2", "-iw/etc"], "echo $X $Y; pwd"), "1 2 /etc");
+    let behind =
+        ["run", "--rm", "busybox:1", "sh", "-c", "echo \"$@\"", "sh", "-e=X", "--rm", "--"];
+    assert_eq!(lines(store, &behind), ["-e=X --rm --"]);
+    for unknown in ["-Z", "--nonesuch"] {
+        fails(store, &["run", "--rm", unknown, "busybox:1", "true"], 125, &[unknown]);
+    }
     assert_eq!(sh(&["-u", "anna"], "id -u; id -g"), "1000 1000");
     assert_eq!(sh(&["-u", "7:8", "--group-add", "9"], "id -u; id -G"), "7 8 9");
     assert_eq!(sh(&["-u", "7:8", "--group-add", "staff"], "id -G"), "8 50");

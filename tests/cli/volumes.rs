@@ -31,6 +31,9 @@ fn volumes_outlive_containers_and_are_removed_when_nobody_has_them() {
     ];
     assert!(lines(store, &options).is_empty());
     assert_eq!(lines(store, &["volume", "ls", "-q"]).len(), 3);
+    let data = lines(store, &["volume", "inspect", "-f", "{{.Mountpoint}}", "data"]);
+    let found = scene.picked("one", "{{json .Mounts}}");
+    assert!(found.contains(&format!("\"Source\":\"{}\"", data[0])), "{found}");
     let dangling =
         |yes: &str| lines(store, &["volume", "ls", "-q", "-f", &format!("dangling={yes}")]);
     assert_eq!(dangling("true"), [nameless.as_str()]);

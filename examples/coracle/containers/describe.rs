@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use coracle::Engine;
 use coracle::container::{Config, Container, Health, MountSource, Phase, Restart};
 use coracle::image::Image;
 use jiff::Timestamp;
@@ -11,7 +12,7 @@ use super::ended;
 use super::list::phase;
 
 /// In docker's words, as far as it is the same thing.
-pub fn container(container: &Container) -> coracle::Result<Value> {
+pub fn container(engine: &Engine, container: &Container) -> coracle::Result<Value> {
     let (name, config, status) = (container.name()?, container.config()?, container.status()?);
     let image = container.image()?;
     let words = container.command_line()?;
@@ -43,7 +44,7 @@ pub fn container(container: &Container) -> coracle::Result<Value> {
         "RestartCount": status.restarts,
         "Platform": "linux",
         "HostConfig": host_config(&config),
-        "Mounts": mounts(&config),
+        "Mounts": mounts(engine, &config),
         "Config": settings(container, &config, &image),
         "NetworkSettings": {"Ports": {}, "IPAddress": "", "Networks": {}},
     }))
@@ -131,20 +132,22 @@ fn host_config(config: &Config) -> Value {
     })
 }
 
-fn mounts(config: &Config) -> Value {
+fn mounts(engine: &Engine, config: &Config) -> Value {
+    let directory = |name| engine.find_volume(name).map(|it| it.path().display().to_string());
     let described = config.mounts.iter().map(|mount| {
         let (kind, source, name) = match &mount.source {
             MountSource::Bind { path } => ("bind", path.display().to_string(), None),
-            MountSource::Volume { name, .. } => ("volume", String::new(), Some(name)),
+            MountSource::Volume { name, .. } => {
+                ("volume", directory(name).unwrap_or_default(), Some(name))
+            }
             _ => ("tmpfs", String::new(), None),
         };
         let mut told = Map::new();
         told.insert("Type".into(), kind.into());
         if let Some(name) = name {
             told.insert("Name".into(), name.as_str().into());
-        } else {
-            told.insert("Source".into(), source.into());
         }
+        told.insert("Source".into(), source.into());
         told.insert("Destination".into(), mount.target.display().to_string().into());
         told.insert("RW".into(), (!mount.read_only).into());
         Value::from(told)

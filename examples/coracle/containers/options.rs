@@ -12,7 +12,7 @@ use super::health::Checks;
 use super::process::Process;
 use super::resources::Limits;
 use super::restrictions::Restrictions;
-use crate::failure::{Failure, Result, USAGE};
+use crate::failure::{Failure, Result};
 use crate::output::note;
 use crate::pull::Fetch;
 use crate::registries::Registries;
@@ -46,12 +46,7 @@ pub struct Options {
     help: Option<bool>,
     /// The image, by name, id or digest, and the command with its arguments instead of the image's
     // One list: whatever follows the image is the command's, even if it is an option of ours.
-    #[arg(
-        value_name = "IMAGE [COMMAND]",
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    #[arg(value_name = "IMAGE [COMMAND]", required = true, trailing_var_arg = true)]
     words: Vec<String>,
 }
 
@@ -71,10 +66,6 @@ impl Options {
         change: impl FnOnce(&mut Config),
     ) -> Result<Container> {
         let (image, command) = self.words.split_first().ok_or_else(|| Failure::new("no image"))?;
-        if image.starts_with('-') {
-            let message = format!("unknown flag: {image}");
-            return Err(Failure::with_status(USAGE, message).with_hint("see --help"));
-        }
         let engine = self.engine(image, root, registries)?;
         let mut config = Config::default();
         config.resources = self.limits.resources()?;

@@ -13,6 +13,7 @@ use coracle::container::{
 use super::mounts::{self, Mount, Source};
 use super::{files, sizes};
 use crate::failure::{Failure, Result, USAGE};
+use crate::retired;
 
 #[derive(clap::Args)]
 pub struct Process {
@@ -26,7 +27,7 @@ pub struct Process {
     #[arg(long)]
     pub rm: bool,
     /// Set a variable of its environment, or hand on the one of here
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = retired::variable)]
     env: Vec<String>,
     /// Read variables from a file
     #[arg(long, value_name = "FILE")]
