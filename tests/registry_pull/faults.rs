@@ -1,14 +1,17 @@
 //! Connections that break, servers that fail: what is there already is not fetched again.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use coracle::ErrorKind;
-use coracle::registry::Registry;
+use coracle::registry::{Phase, Progress, Registry};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
 
 use crate::common::http::Response;
 use crate::common::relay::{Fault, Rule};
 use crate::common::require;
-use crate::{LAYER, client, says, scene};
+use crate::{LAYER, Scene, client, says, scene};
 
 const BLOBS: &str = "/v2/app/blobs/";
 
@@ -17,7 +20,12 @@ fn a_connection_that_is_cut_every_so_often_goes_on_where_it_broke() {
     for fault in [Fault::CutAfter(300_000), Fault::ResetAfter(300_000)] {
         let scene = require!(scene("pull-cut"));
         scene.relay.rule(Rule::get(BLOBS).fault(fault.clone()));
-        scene.check(&scene.pull(&client()).unwrap());
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = Arc::clone(&told);
+        let pull = client().pull(scene.relay.name("app:1"), &scene.store);
+        let pull = pull.on_progress(move |it: &Progress| tell.lock().unwrap().push(*it));
+        scene.check(&pull.blocking().unwrap());
+        check_progress(&told.lock().unwrap());
         let sent = scene.relay.bytes_down(|path| path.starts_with(BLOBS));
         // A reset drops what has not been read yet.
         let reset = matches!(fault, Fault::ResetAfter(_));
@@ -25,6 +33,19 @@ fn a_connection_that_is_cut_every_so_often_goes_on_where_it_broke() {
         let cuts = scene.relay.requests().iter().filter(|it| it.header("Range").is_some()).count();
         assert!(cuts >= LAYER / 300_000 - 1, "{cuts}");
     }
+}
+
+/// Whoever draws a bar sees the large layer move on, and its connection break.
+fn check_progress(told: &[Progress]) {
+    let large = told.iter().max_by_key(|it| it.size).unwrap().digest;
+    let large: Vec<_> = told.iter().filter(|it| it.digest == large).collect();
+    assert!(large.is_sorted_by_key(|it| it.bytes), "{large:?}");
+    let count = |phase| {
+        let inside = |it: &&&Progress| it.phase == phase && 0 < it.bytes && it.bytes < it.size;
+        large.iter().filter(inside).count()
+    };
+    let (moved, broke) = (count(Phase::Transferring), count(Phase::Retrying));
+    assert!(moved >= LAYER / 300_000 - 1 && broke >= LAYER / 300_000 - 1, "{large:?}");
 }
 
 #[test]
@@ -73,14 +94,43 @@ fn a_registry_in_trouble_is_asked_again_and_not_for_ever() {
     assert!(asked.len() >= 3, "{}", asked.len());
 }
 
+/// How long nobody asked between requests for manifests.
+fn pauses(scene: &Scene) -> Vec<Duration> {
+    let mut asked = scene.relay.requests();
+    asked.retain(|it| it.path().contains("/manifests/"));
+    asked.windows(2).map(|two| two[1].started - two[0].ended.unwrap()).collect()
+}
+
+#[test]
+fn each_further_attempt_waits_longer() {
+    let scene = require!(scene("pull-back-off"));
+    let trouble = Fault::Respond(Response::new(503));
+    scene.relay.rule(Rule::any("/v2/app/manifests/").times(3).fault(trouble));
+    scene.check(&scene.pull(&client()).unwrap());
+    let pauses = pauses(&scene);
+    // Half of a pause is chance, so that not all come back at once.
+    for (pause, least) in pauses.iter().zip([100, 200, 400]) {
+        assert!(*pause >= Duration::from_millis(least), "{pauses:?}");
+    }
+    assert!(pauses.len() >= 3, "{pauses:?}");
+}
+
 #[test]
 fn a_registry_that_says_how_long_it_wants_to_be_left_alone_is() {
     let scene = require!(scene("pull-retry-after"));
     let busy = Response::new(503).header("Retry-After", 1);
     scene.relay.rule(Rule::any("/v2/app/manifests/").times(1).fault(Fault::Respond(busy)));
-    let start = Instant::now();
     scene.check(&scene.pull(&client()).unwrap());
-    assert!(start.elapsed() >= Duration::from_secs(1));
+    assert!(pauses(&scene)[0] >= Duration::from_secs(1));
+
+    let scene = require!(crate::scene("pull-retry-after-date"));
+    // Without its fraction the date is two seconds away at least.
+    let (start, date) = (Instant::now(), Timestamp::now() + Duration::from_secs(3));
+    let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&date).unwrap();
+    let busy = Response::new(503).header("Retry-After", date);
+    scene.relay.rule(Rule::any("/v2/app/manifests/").times(1).fault(Fault::Respond(busy)));
+    scene.check(&scene.pull(&client()).unwrap());
+    assert!(start.elapsed() >= Duration::from_secs(2));
 
     let scene = require!(crate::scene("pull-retry-after-long"));
     let busy = Response::new(429).header("Retry-After", 3600);

@@ -14,6 +14,7 @@ mod whole;
 
 use std::fs;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use common::http::Response;
 use common::images::{INDEX, Layout, Packing, Skopeo, noise, tar};
@@ -302,6 +303,29 @@ fn many_pulls_at_once_share_one_download_of_each_layer() {
     scene.check_clean();
 }
 
+#[test]
+fn layers_come_side_by_side_and_no_more_than_may() {
+    let scene = require!(scene("pull-side-by-side"));
+    let mut layout = Layout::new(scene.sandbox.join("many"));
+    let layers: Vec<_> = (0..8_u8)
+        .map(|number| layout.layer(&tar(&[("a", &[number])])[..], Packing::Gzip))
+        .collect();
+    layout.image("many:1", &layers);
+    require!(Skopeo::new(&scene.server)).push(layout.path(), "many:1", "many:1");
+    let (registry, blobs) = (client(), "/v2/many/blobs/");
+    for (at_once, most) in [(None, 6), (Some(2), 2), (Some(1), 1)] {
+        let relay = Relay::start(scene.server.address());
+        relay.rule(Rule::get(blobs).fault(Fault::Delay(Duration::from_millis(500))));
+        let store = Store::open(scene.sandbox.join(format!("store-{most}"))).unwrap();
+        let mut pull = registry.pull(relay.name("many:1"), &store);
+        if let Some(at_once) = at_once {
+            pull = pull.at_once(at_once);
+        }
+        pull.blocking().unwrap();
+        assert_eq!(relay.most_at_once(|seen| seen.path().starts_with(blobs)), most);
+    }
+}
+
 #[tokio::test]
 async fn it_is_awaited_in_any_runtime_and_blocks_in_one_too() {
     let scene = require!(scene("pull-async"));
@@ -340,7 +364,7 @@ fn what_is_no_longer_awaited_is_broken_off() {
 
 /// Threads that store a layer notice a moment later that nobody wants it.
 fn wait_until_clean(store: &Store) {
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_secs(60);
     let left = || {
         ["ingest", "leases"]
             .map(|dir| fs::read_dir(store.path().join(dir)).unwrap().count())
@@ -348,7 +372,7 @@ fn wait_until_clean(store: &Store) {
             .sum::<usize>()
     };
     while left() > 0 {
-        assert!(std::time::Instant::now() < end, "something is left");
+        assert!(Instant::now() < end, "something is left");
         std::thread::yield_now();
     }
 }
@@ -382,6 +406,7 @@ fn debian_comes_over_a_connection_that_is_cut_every_10_mb_and_runs() {
     scene.check_clean();
     let manifest = pulled.manifest();
     let size: u64 = manifest.layers().iter().chain([&manifest.config()]).map(|it| it.size).sum();
+    assert!(size > 60_000_000, "{size} bytes are not Debian");
     assert_eq!(scene.relay.bytes_down(|path| path.starts_with(blobs)), size, "fetched twice");
     let cuts = scene.relay.requests().iter().filter(|it| it.faulty).count();
     assert!(cuts as u64 >= size / 10_000_000, "{cuts} cuts in {size} bytes");

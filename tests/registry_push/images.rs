@@ -1,13 +1,15 @@
 //! Images pushed to registries in every mode are what other tools find there.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use coracle::ErrorKind;
 use coracle::image::{Platform, Reference, Store};
 use coracle::registry::{Credentials, Phase, Registry as Client};
 
-use crate::common::images::{Layout, Skopeo};
+use crate::common::images::{Layout, Packing, Skopeo, tar};
 use crate::common::registry::Registry;
+use crate::common::relay::{Fault, Rule, Seen};
 use crate::common::{self, Sandbox, require};
 use crate::fixture::{blobs, client, for_two_platforms, relayed, small, store};
 
@@ -240,4 +242,28 @@ fn what_the_store_does_not_have_is_not_pushed() {
     assert!(format!("{err:#}").contains(&layer.digest.to_string()), "{err:#}");
     assert!(client().push(&store, "latest", "no name").blocking().is_err());
     assert!(relay.requests().is_empty());
+}
+
+#[test]
+fn blobs_go_side_by_side_and_no_more_than_may() {
+    let sandbox = common::setup("push-side-by-side");
+    let mut layout = Layout::new(sandbox.join("many"));
+    let layers: Vec<_> = (0..8_u8)
+        .map(|number| layout.layer(&tar(&[("a", &[number])])[..], Packing::Gzip))
+        .collect();
+    layout.image("latest", &layers);
+    let store = store(&layout);
+    for (at_once, most) in [(None, 6), (Some(2), 2), (Some(1), 1)] {
+        let (_registry, relay) = require!(relayed());
+        let uploads = "/v2/app/blobs/uploads/";
+        let delay = Fault::Delay(Duration::from_millis(500));
+        relay.rule(Rule::of("PUT", uploads).fault(delay));
+        let mut push = client().push(&store, "latest", relay.name("app:1"));
+        if let Some(at_once) = at_once {
+            push = push.at_once(at_once);
+        }
+        push.blocking().unwrap();
+        let sent = |seen: &Seen| seen.method() == "PUT" && seen.path().starts_with(uploads);
+        assert_eq!(relay.most_at_once(sent), most);
+    }
 }

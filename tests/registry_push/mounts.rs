@@ -52,6 +52,26 @@ fn a_name_that_is_not_there_costs_no_second_upload() {
     assert_eq!(uploads(&relay.requests()), (vec![Some(202); 3], 3));
 }
 
+#[test]
+fn of_several_names_the_one_that_is_there_is_found_and_no_place_is_left_behind() {
+    let sandbox = common::setup("mount-several");
+    let (_registry, relay) = require!(relayed());
+    let (layout, _) = small(&sandbox);
+    let store = store(&layout);
+    client().push(&store, "latest", relay.name("team/one:1")).blocking().unwrap();
+    // The last name is tried first.
+    for name in ["team/one:1", "never/pushed:1"] {
+        store.tag("latest", &relay.name(name)).unwrap();
+    }
+    let before = relay.requests().len();
+    client().push(&store, "latest", relay.name("team/two:1")).at_once(1).blocking().unwrap();
+    let requests = &relay.requests()[before..];
+    assert_eq!(uploads(requests), ([Some(202), Some(201)].repeat(3), 0));
+    let given_up = requests.iter().filter(|seen| seen.method() == "DELETE");
+    let given_up: Vec<_> = given_up.map(|seen| seen.status).collect();
+    assert_eq!(given_up, [Some(204); 3], "one for each place");
+}
+
 /// A registry that wants tokens, behind a relay.
 fn locked() -> Result<(TokenServer, Registry, Relay), common::Missing> {
     let tokens = TokenServer::start()?;
