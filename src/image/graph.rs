@@ -5,13 +5,29 @@ use std::collections::HashSet;
 use oci_spec::image::Descriptor;
 
 use super::digest::Digest;
-use super::json::{self, MAX_DOCUMENT, malformed};
-use super::manifest::{Blob, Links, may_be_missing};
+use super::json::{self, MAX_DOCUMENT};
+use super::manifest::{Blob, Links, bomb, may_be_missing};
 use super::walk::{Step, Walk};
 use crate::error::{Context, Result};
 
 /// All documents together have no more bytes than so many of the longest would have: they wait in memory.
 const DOCUMENTS: u64 = 16;
+
+/// How many bytes the documents have that are looked at together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Room(u64);
+
+impl Room {
+    /// Makes room for a document, unless all of them would have too many bytes.
+    pub(crate) fn take(&mut self, blob: &Blob) -> Result<()> {
+        const MOST: u64 = DOCUMENTS * MAX_DOCUMENT;
+        self.0 = self.0.saturating_add(blob.size);
+        match self.0 > MOST {
+            true => Err(bomb(format!("its manifests have over {MOST} bytes"))),
+            false => Ok(()),
+        }
+    }
+}
 
 /// A manifest or index.
 #[derive(Clone, Debug)]
@@ -29,14 +45,14 @@ pub(crate) struct Graph {
     pub(crate) blobs: Vec<Blob>,
     walk: Walk<Document>,
     seen: HashSet<Digest>,
-    bytes: u64,
+    room: Room,
 }
 
 impl Graph {
     pub(crate) fn new(root: Descriptor, blob: Blob) -> Self {
         let (documents, blobs) = (Vec::new(), Vec::new());
         let walk = Walk::new(root, blob);
-        Self { documents, blobs, walk, seen: HashSet::new(), bytes: 0 }
+        Self { documents, blobs, walk, seen: HashSet::new(), room: Room::default() }
     }
 
     /// What is to be [added](Self::add) next, or left out.
@@ -51,11 +67,7 @@ impl Graph {
 
     /// Adds a document. Returns the blobs that came with it.
     pub(crate) fn add(&mut self, document: Document) -> Result<&[Blob]> {
-        self.bytes += document.blob.size;
-        if self.bytes > DOCUMENTS * MAX_DOCUMENT {
-            let most = DOCUMENTS * MAX_DOCUMENT;
-            return Err(malformed(format!("its manifests have over {most} bytes")));
-        }
+        self.room.take(&document.blob)?;
         let attempt = || format!("read the manifest {}", document.blob.digest);
         let Named { documents, blobs } = Named::of(&document.bytes).context(attempt)?;
         let before = self.blobs.len();

@@ -178,7 +178,7 @@ fn index(store: &Store, descriptor: &Descriptor, blob: Blob) -> Result<Index> {
     let mut index = one_index(store, descriptor, blob)?;
     let attempt = || format!("read what the index {} names", blob.digest);
     for depth in 1.. {
-        let nested = index.take_nested();
+        let nested = index.take_nested().context(attempt)?;
         if nested.is_empty() {
             break;
         }

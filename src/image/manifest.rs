@@ -1,8 +1,11 @@
 //! Manifests and indexes, of OCI and of Docker (schema 2).
 
+use std::collections::HashSet;
+
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
 use super::digest::Digest;
+use super::graph::Room;
 use super::json::{self, Object, malformed};
 use super::platform::Platform;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -68,6 +71,8 @@ const LAYER_TYPES: [&str; 4] = [
 const DEEPEST_INDEX: usize = 4;
 /// How many manifests there may be then.
 const MOST_NESTED: usize = 4096;
+/// How many indexes there may be below the first: each costs a request.
+const MOST_INDEXES: usize = 256;
 
 impl DocumentKind {
     /// What a descriptor of this type leads to, if it is a document that names further blobs.
@@ -228,6 +233,9 @@ fn is_layer(media_type: &MediaType) -> bool {
 pub(crate) struct Index {
     /// With those that are no image for any platform: attestations.
     pub(crate) manifests: Vec<(Descriptor, Blob)>,
+    /// The indexes that were taken out of it.
+    taken: HashSet<Digest>,
+    room: Room,
 }
 
 impl Index {
@@ -238,15 +246,20 @@ impl Index {
         let spec: ImageIndex = json::typed(&object, &["manifests"])?;
         let blob = |descriptor: &Descriptor| Ok((descriptor.clone(), Blob::try_from(descriptor)?));
         let manifests = spec.manifests().iter().map(blob).collect::<Result<_>>()?;
-        Ok(Self { manifests })
+        Ok(Self { manifests, taken: HashSet::new(), room: Room::default() })
     }
 
-    /// Takes the indexes out that are named among the manifests, to be replaced by what these name.
-    pub(crate) fn take_nested(&mut self) -> Vec<(Descriptor, Blob)> {
+    /// Takes the indexes out that are named among the manifests, each once, to be replaced by what these name.
+    pub(crate) fn take_nested(&mut self) -> Result<Vec<(Descriptor, Blob)>> {
         let nested = self.manifests.extract_if(.., |(descriptor, _)| {
             DocumentKind::of(descriptor.media_type()) == Some(DocumentKind::Index)
         });
-        nested.collect()
+        let nested: Vec<_> = nested.filter(|(_, blob)| self.taken.insert(blob.digest)).collect();
+        if self.taken.len() > MOST_INDEXES {
+            return Err(bomb(format!("it nests over {MOST_INDEXES} indexes")));
+        }
+        nested.iter().try_for_each(|(_, blob)| self.room.take(blob))?;
+        Ok(nested)
     }
 
     /// Adds what a nested index names, `depth` indexes below this one.
@@ -254,10 +267,8 @@ impl Index {
         self.manifests.extend(nested.manifests);
         let (deep, long) = (depth > DEEPEST_INDEX, self.manifests.len() > MOST_NESTED);
         match (deep, long) {
-            (true, _) => Err(malformed(format!("over {DEEPEST_INDEX} indexes lie in each other"))),
-            (_, true) => {
-                Err(malformed(format!("nested indexes name over {MOST_NESTED} manifests")))
-            }
+            (true, _) => Err(bomb(format!("over {DEEPEST_INDEX} indexes lie in each other"))),
+            (_, true) => Err(bomb(format!("nested indexes name over {MOST_NESTED} manifests"))),
             _ => Ok(()),
         }
     }
@@ -287,6 +298,13 @@ impl Index {
             false => format!("it has {}", platforms.join(", ")),
         }
     }
+}
+
+/// An error for documents that name more than any tool makes.
+pub(super) fn bomb(what: String) -> Error {
+    malformed(what).with_hint(
+        "no tool makes such an image, and it may be an attack: ask whoever made it, or name a single manifest in it by digest",
+    )
 }
 
 /// What a document names, whatever else it is: what it needs stays in the store.

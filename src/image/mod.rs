@@ -60,7 +60,7 @@ pub use digest::{ChainId, DiffId, Digest};
 pub(crate) use files::{read as read_file, sync_dir};
 pub use gc::Collected;
 #[cfg(feature = "registry")]
-pub(crate) use graph::{Document, Graph, Named};
+pub(crate) use graph::{Document, Graph, Named, Room};
 pub use history::Step;
 pub use image::Image;
 #[cfg(feature = "registry")]

@@ -23,7 +23,7 @@ use super::resolve;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::{
     Blob, Config, Document, DocumentKind, Image, Index, Intake, MAX_DOCUMENT, Manifest, Named,
-    Platform, Reference, Store,
+    Platform, Reference, Room, Store,
 };
 
 /// As many layers come at a time if nothing else is said; what skopeo and podman do.
@@ -228,7 +228,8 @@ struct Fetch {
 
 impl Fetch {
     async fn image(self, root: Document) -> Result<Image> {
-        let manifests = self.manifests(&root).await?;
+        let mut room = Room::default();
+        let manifests = self.manifests(&root, &mut room).await?;
         let (mut parts, mut beside) = (Vec::new(), Vec::new());
         for document in manifests {
             let attempt = || format!("read the manifest {}", document.blob.digest);
@@ -247,6 +248,7 @@ impl Fetch {
             };
             self.keep(&document).await?;
             let config = self.config(&manifest).await.context(attempt)?;
+            room.take(&manifest.config()).context(attempt)?;
             parts.push((manifest, config));
         }
         self.blobs(&parts, &beside).await?;
@@ -261,7 +263,7 @@ impl Fetch {
     }
 
     /// The manifests that are wanted of what the name means. Indexes that lie in it are kept.
-    async fn manifests(&self, root: &Document) -> Result<Vec<Document>> {
+    async fn manifests(&self, root: &Document, room: &mut Room) -> Result<Vec<Document>> {
         let media_type = root.descriptor.media_type();
         match DocumentKind::of(media_type) {
             Some(DocumentKind::Manifest) => return Ok(vec![root.clone()]),
@@ -276,7 +278,7 @@ impl Fetch {
         let attempt = || format!("read the index {}", root.blob.digest);
         let mut index = Index::parse(&root.bytes, media_type).context(attempt)?;
         for depth in 1.. {
-            let nested = index.take_nested();
+            let nested = index.take_nested().context(attempt)?;
             if nested.is_empty() {
                 break;
             }
@@ -288,10 +290,14 @@ impl Fetch {
                 self.keep(&document).await?;
             }
         }
-        let wanted = match &self.work.platforms {
+        let mut wanted = match &self.work.platforms {
             Platforms::One(platform) => vec![index.choose(platform).context(attempt)?.clone()],
             Platforms::All => index.manifests,
         };
+        let mut seen = HashSet::new();
+        wanted.retain(|(_, blob)| seen.insert(blob.digest));
+        // All of them wait in memory.
+        wanted.iter().try_for_each(|(_, blob)| room.take(blob)).context(attempt)?;
         let mut manifests = Vec::new();
         for (descriptor, blob) in wanted {
             manifests.push(self.named(descriptor, blob).await.context(attempt)?);

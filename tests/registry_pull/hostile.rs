@@ -1,5 +1,7 @@
 //! Registries that lie, stall and flood.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 
 use coracle::ErrorKind;
@@ -7,14 +9,16 @@ use coracle::image::Store;
 use coracle::registry::Registry;
 
 use crate::common::http::Response;
-use crate::common::images::{MANIFEST, digest};
+use crate::common::images::{CONFIG, INDEX, MANIFEST, digest};
 use crate::common::relay::{Fault, Rule};
 use crate::common::server::Scripted;
 use crate::common::{require, setup};
-use crate::{client, says, scene};
+use crate::{Scene, client, says, scene};
 
 const MANIFESTS: &str = "/v2/app/manifests/";
 const BLOBS: &str = "/v2/app/blobs/";
+/// No manifest, index or configuration may be longer.
+const MAX_DOCUMENT: usize = 4 << 20;
 
 /// What comes of a pull from a registry that answers everything with this.
 #[track_caller]
@@ -107,27 +111,18 @@ fn a_blob_is_as_long_as_its_manifest_says_or_none() {
 }
 
 /// Serves the image of the scene with another manifest, and says what comes of it.
-fn with_manifest(edit: impl FnOnce(&mut Value)) -> Option<coracle::Error> {
-    let scene = match scene("hostile-manifest") {
-        Ok(scene) => scene,
-        Err(missing) => {
-            // Reported by the caller's first `require!`.
-            drop(missing);
-            return None;
-        }
-    };
+fn with_manifest(scene: &Scene, edit: impl FnOnce(&mut Value)) -> coracle::Error {
     let path = crate::common::images::blob_file(&scene.sandbox.join("layout"), &scene.digest);
     let mut manifest: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     edit(&mut manifest);
     let bytes = serde_json::to_vec(&manifest).unwrap();
     let answer = Response::new(200).header("Content-Type", MANIFEST).body(bytes);
     scene.relay.rule(Rule::get(MANIFESTS).fault(Fault::Respond(answer)));
-    Some(scene.fails(&client()))
+    scene.fails(&client())
 }
 
 #[test]
 fn a_manifest_whose_parts_do_not_agree_makes_no_image() {
-    require!(scene("hostile-manifest").map(drop));
     type Edit = Box<dyn FnOnce(&mut Value)>;
     let edits: Vec<(Edit, ErrorKind, &str)> = vec![
         (
@@ -177,9 +172,8 @@ fn a_manifest_whose_parts_do_not_agree_makes_no_image() {
         ),
     ];
     for (edit, kind, words) in edits {
-        if let Some(err) = with_manifest(edit) {
-            says(&err, kind, &[words]);
-        }
+        let scene = require!(scene("hostile-manifest"));
+        says(&with_manifest(&scene, edit), kind, &[words]);
     }
 }
 
@@ -211,9 +205,121 @@ fn an_index_of_thousands_is_read_and_a_longer_one_refused() {
     for (count, kind) in [(1000, ErrorKind::NotFound), (100_000, ErrorKind::Malformed)] {
         let index =
             json!({"schemaVersion": 2, "manifests": vec![entry.clone(); count]}).to_string();
-        let media_type = "application/vnd.oci.image.index.v1+json";
-        let answer = Response::new(200).header("Content-Type", media_type).body(index);
+        let answer = Response::new(200).header("Content-Type", INDEX).body(index);
         let err = fails(answer);
         assert_eq!(err.kind(), kind, "{err:?}");
+    }
+}
+
+/// Documents that name each other, and the descriptor of each.
+#[derive(Default)]
+struct Documents(HashMap<String, (&'static str, Vec<u8>)>);
+
+impl Documents {
+    fn add(&mut self, media_type: &'static str, content: &Value, length: usize) -> Value {
+        let mut bytes = content.to_string().into_bytes();
+        bytes.resize(length.max(bytes.len()), b' ');
+        let (digest, size) = (digest(&bytes), bytes.len());
+        self.0.insert(digest.clone(), (media_type, bytes));
+        json!({"mediaType": media_type, "digest": digest, "size": size})
+    }
+
+    fn index(&mut self, manifests: &[Value], length: usize) -> Value {
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
+        self.add(INDEX, &index, length)
+    }
+
+    /// A manifest without layers, unlike those with other numbers.
+    fn manifest(&mut self, number: usize, config: &Value, length: usize) -> Value {
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config,
+            "layers": [], "annotations": {"number": number.to_string()}});
+        self.add(MANIFEST, &manifest, length)
+    }
+
+    /// An image's configuration, unlike those with other numbers.
+    fn config(&mut self, number: usize, length: usize) -> Value {
+        let config = json!({"os": "linux", "architecture": "amd64", "author": number.to_string(),
+            "config": {}, "rootfs": {"type": "layers", "diff_ids": []}});
+        self.add(CONFIG, &config, length)
+    }
+
+    /// Pulls what a descriptor means. Returns the error, and how much was asked for.
+    fn pull(self, root: &Value, all: bool) -> (coracle::Error, usize) {
+        let (root, documents) = (root["digest"].as_str().unwrap().to_owned(), self.0);
+        let server = Scripted::start(move |request| {
+            let name = request.path().rsplit('/').next().unwrap();
+            match documents.get(if name == "1" { &*root } else { name }) {
+                Some((media_type, bytes)) => {
+                    Response::new(200).header("Content-Type", media_type).body(bytes.clone())
+                }
+                None => Response::new(404),
+            }
+        });
+        let sandbox = setup("hostile-bomb");
+        let store = Store::open(sandbox.join("store")).unwrap();
+        let registry = client();
+        let pull = registry.pull(format!("{}/app:1", server.address()), &store);
+        let pull = if all { pull.all_platforms() } else { pull };
+        let err = pull.blocking().unwrap_err();
+        assert!(store.images().unwrap().is_empty());
+        (err, server.requests().len())
+    }
+}
+
+#[test]
+fn an_index_that_is_named_thousands_of_times_is_fetched_once() {
+    let mut documents = Documents::default();
+    let nested = documents.index(&[], MAX_DOCUMENT);
+    let root = documents.index(&vec![nested; 5000], 0);
+    let (err, requests) = documents.pull(&root, false);
+    says(&err, ErrorKind::NotFound, &["no image for the platform"]);
+    assert!(requests < 10, "{requests}");
+}
+
+#[test]
+fn indexes_that_name_too_much_are_left_alone() {
+    let too_many = |documents: &mut Documents| {
+        let nested: Vec<_> = (0..1000).map(|length| documents.index(&[], 200 + length)).collect();
+        documents.index(&nested, 0)
+    };
+    let too_long = |documents: &mut Documents| {
+        let nested: Vec<_> =
+            (0..20).map(|number| documents.index(&[], MAX_DOCUMENT - number)).collect();
+        documents.index(&nested, 0)
+    };
+    let too_many_manifests = |documents: &mut Documents| {
+        let entry = json!({"mediaType": MANIFEST, "digest": digest(b"x"), "size": 1});
+        let nested: Vec<_> =
+            (0..5).map(|number| documents.index(&vec![entry.clone(); 1000 + number], 0)).collect();
+        documents.index(&nested, 0)
+    };
+    type Bomb<'a> = &'a dyn Fn(&mut Documents) -> Value;
+    for (bomb, words) in [
+        (&too_many as Bomb<'_>, "over 256 indexes"),
+        (&too_long, "its manifests have over 67108864 bytes"),
+        (&too_many_manifests, "over 4096 manifests"),
+    ] {
+        let mut documents = Documents::default();
+        let root = bomb(&mut documents);
+        let (err, requests) = documents.pull(&root, false);
+        says(&err, ErrorKind::Malformed, &["pull", words]);
+        assert!(requests < 10, "{requests}");
+    }
+}
+
+#[test]
+fn what_waits_in_memory_of_all_platforms_has_a_limit() {
+    for (manifests, configs) in [(MAX_DOCUMENT, 0), (0, MAX_DOCUMENT)] {
+        let mut documents = Documents::default();
+        let mut manifest = |number| {
+            let config = documents.config(number, configs);
+            documents.manifest(number, &config, manifests)
+        };
+        let named: Vec<_> = (0..20).map(&mut manifest).collect();
+        let root = documents.index(&named, 0);
+        let (err, requests) = documents.pull(&root, true);
+        says(&err, ErrorKind::Malformed, &["pull", "its manifests have over 67108864 bytes"]);
+        // Of the manifests the index says how long they are; of the configurations only they do.
+        assert!(requests < if configs == 0 { 10 } else { 40 }, "{requests}");
     }
 }
