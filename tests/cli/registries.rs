@@ -8,7 +8,7 @@ use coracle::namespaces::{Command, TerminalSize};
 use serde_json::Value;
 
 use crate::common::http::Response;
-use crate::common::images::Skopeo;
+use crate::common::images::{Layout, Packing, Skopeo, noise, tar};
 use crate::common::registry::Registry;
 use crate::common::relay::{Fault, Relay, Rule};
 use crate::common::server::Scripted;
@@ -59,10 +59,9 @@ fn a_pull_prints_what_dockers_does() {
 fn what_was_here_is_told_of_only_if_something_else_is_new() {
     let scene = require!(open("cli-pull-part"));
     let skopeo = require!(Skopeo::new(&scene.server));
-    let mut layout = common::images::Layout::new(scene.dir.join("more"));
+    let mut layout = Layout::new(scene.dir.join("more"));
     let layers = [("one", &b"1"[..]), ("three", b"3")];
-    let layers = layers
-        .map(|file| layout.layer(&common::images::tar(&[file])[..], common::images::Packing::Gzip));
+    let layers = layers.map(|file| layout.layer(&tar(&[file])[..], Packing::Gzip));
     layout.image("app", &layers);
     skopeo.push(layout.path(), "app", "app");
     scene.lines(&["pull", &scene.server.name("app:1")]);
@@ -209,10 +208,54 @@ fn a_terminal_is_asked_for_the_password_and_shows_bars() {
     assert!(!seen.contains("sesame") && !seen.contains("wrong"), "{seen}");
     let (status, seen) = on_terminal(&["login", "-u", "anna", host], &[("Password: ", "x\u{3}")]);
     assert!(status == 130 && !seen.contains("Error"), "{status}: {seen}");
+    let mut layout = Layout::new(scene.dir.join("large"));
+    let large = layout.layer(&tar(&[("large", &noise(3_000_000, 1))])[..], Packing::Gzip);
+    layout.image("large", std::slice::from_ref(&large));
+    let skopeo = require!(Skopeo::new(&scene.server));
+    skopeo.push(layout.path(), "large", "large:1");
+    // Between one piece and the next there is time to see the bar.
+    let relay = Relay::start(scene.server.address());
+    relay.rule(Rule::get("/v2/large/blobs/").fault(Fault::CutAfter(500_000)));
+    on_terminal(&["login", "-u", "anna", &relay.address()], &[("Password: ", &typed)]);
+    let (status, seen) = on_terminal(&["pull", &relay.name("large:1")], &[]);
+    assert!(status == 0 && seen.contains("Status: Downloaded newer image"), "{seen}");
+    let layer = &large.descriptor["digest"].as_str().unwrap()[7..19];
+    assert!(seen.contains(&format!("{layer}: Downloading [")), "{seen}");
     let (status, seen) = on_terminal(&["pull", &scene.server.name("app:1")], &[]);
     assert!(status == 0 && seen.contains("Status: Downloaded newer image"), "{seen}");
     assert!(seen.contains(&format!("{}: Pull complete", scene.layers[0])), "{seen}");
     assert!(!seen.contains("Pulling fs layer"), "{seen}");
+}
+
+#[test]
+fn a_mirror_of_docker_hub_is_asked() {
+    let scene = require!(open("cli-mirror"));
+    let skopeo = require!(Skopeo::new(&scene.server));
+    skopeo.push(&scene.dir.join("layout"), "app", "library/app:1");
+    let relay = Relay::start(scene.server.address());
+    let mirror = format!("http://{}/", relay.address());
+    let said = scene.lines(&["--registry-mirror", &mirror, "pull", "app:1"]);
+    assert!(said.contains(&format!("Digest: {}", scene.digest)), "{said:#?}");
+    assert_eq!(said.last().unwrap(), "docker.io/library/app:1");
+    assert!(relay.requests().iter().all(|it| it.path().starts_with("/v2/library/app/")));
+}
+
+#[test]
+fn of_several_platforms_one_is_pushed() {
+    let scene = require!(open("cli-push-platform"));
+    let mut layout = Layout::new(scene.dir.join("index"));
+    let layer = layout.layer(&tar(&[("a", b"a")])[..], Packing::Plain);
+    let parts =
+        ["amd64", "arm64"].map(|machine| layout.manifest(machine, std::slice::from_ref(&layer)));
+    layout.index("many", &parts);
+    let skopeo = require!(Skopeo::new(&scene.server));
+    skopeo.push(layout.path(), "many", "many:1");
+    let (many, one) = (scene.server.name("many:1"), scene.server.name("one:1"));
+    scene.lines(&["pull", "-q", "--platform", "linux/arm64", &many]);
+    scene.lines(&["tag", &many, &one]);
+    scene.fails(&["push", "--platform", "linux/s390x", &one], 1, &["s390x"]);
+    scene.lines(&["push", "--platform", "linux/arm64", &one]);
+    assert_eq!(skopeo.inspect("one:1").unwrap()["Digest"], parts[1]["digest"]);
 }
 
 /// As Docker Hub writes, with what commands a terminal.
@@ -267,9 +310,8 @@ fn a_manifest_is_shown_as_it_is_there() {
     assert_eq!(shown["Descriptor"]["digest"], scene.digest.as_str());
     assert_eq!(shown["OCIManifest"]["layers"].as_array().unwrap().len(), 2);
 
-    let mut layout = common::images::Layout::new(scene.dir.join("index"));
-    let layer =
-        layout.layer(&common::images::tar(&[("a", b"a")])[..], common::images::Packing::Plain);
+    let mut layout = Layout::new(scene.dir.join("index"));
+    let layer = layout.layer(&tar(&[("a", b"a")])[..], Packing::Plain);
     let parts =
         ["amd64", "arm64"].map(|machine| layout.manifest(machine, std::slice::from_ref(&layer)));
     layout.index("many", &parts);

@@ -69,6 +69,33 @@ impl Authority {
         self.leaf("server", "a server", &format!("{usage}{names}"))
     }
 
+    /// A server's certificate whose time is over.
+    pub fn expired(&self, names: &str) -> Certificate {
+        let made = self.server(names);
+        let path = |name: &str| self.dir.join(name);
+        std::fs::write(path("issued"), "").unwrap();
+        let config = format!(
+            "[ca]\ndefault_ca=here\n[here]\ndatabase={}\nnew_certs_dir={}\nrand_serial=yes\n\
+             default_md=sha256\npolicy=any\n[any]\ncommonName=supplied\n",
+            path("issued").display(),
+            self.dir.display()
+        );
+        std::fs::write(path("issue.conf"), config).unwrap();
+        let mut command = Command::new("openssl");
+        command.args(["req", "-new", "-config"]).arg(path("server.conf"));
+        command.arg("-key").arg(&made.key).arg("-out").arg(path("server.csr"));
+        run(&mut command);
+        // Only this tool takes dates.
+        let mut command = Command::new("openssl");
+        command.args(["ca", "-batch", "-notext", "-config"]).arg(path("issue.conf"));
+        command.arg("-cert").arg(self.pem()).arg("-keyfile").arg(path("ca.key"));
+        command.args(["-startdate", "20200101000000Z", "-enddate", "20200102000000Z"]);
+        command.arg("-extfile").arg(path("server.conf")).args(["-extensions", "extensions"]);
+        command.arg("-in").arg(path("server.csr")).arg("-out").arg(&made.certificate);
+        run(&mut command);
+        made
+    }
+
     /// A certificate for a client.
     pub fn client(&self, name: &str) -> Certificate {
         self.leaf("client", name, "extendedKeyUsage=clientAuth")

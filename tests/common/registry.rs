@@ -33,6 +33,7 @@ pub struct Registry {
 pub struct Builder {
     /// The names in the certificate, if it is to have one.
     tls: Option<String>,
+    expired: bool,
     client_certificates: bool,
     htpasswd: Vec<(String, String)>,
     tokens: Option<Value>,
@@ -54,6 +55,12 @@ impl Builder {
     #[must_use]
     pub fn tls_for(self, names: &str) -> Self {
         Self { tls: Some(names.to_owned()), ..self }
+    }
+
+    /// TLS with a certificate whose time is over.
+    #[must_use]
+    pub fn expired(self) -> Self {
+        Self { expired: true, ..self.tls() }
     }
 
     /// TLS, and only for clients with a certificate: [`Registry::client_certificate`].
@@ -134,7 +141,10 @@ impl Builder {
         let dir = if self.in_memory { setup_in_memory("registry") } else { setup("registry") };
         if let Some(names) = &self.tls {
             let authority = Authority::new(&dir.dir("authority"))?;
-            authority.server(names);
+            match self.expired {
+                true => authority.expired(names),
+                false => authority.server(names),
+            };
             let client = authority.client("coracle-test");
             let copy = |from: &Path, to: &str| {
                 fs::copy(from, dir.join("client").join(to)).expect("copy a certificate");

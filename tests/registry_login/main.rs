@@ -7,6 +7,7 @@ mod common;
 mod helpers;
 mod kept;
 mod proved;
+mod secrets;
 
 use std::env;
 use std::fs;

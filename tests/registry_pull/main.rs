@@ -13,6 +13,7 @@ mod reach;
 mod whole;
 
 use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -360,6 +361,42 @@ fn what_is_no_longer_awaited_is_broken_off() {
     }
     scene.relay.heal();
     scene.check(&scene.pull(&registry).unwrap());
+}
+
+#[test]
+fn a_layers_files_are_written_while_the_rest_of_it_comes() {
+    let scene = require!(scene("pull-one-pass"));
+    let stall = Fault::StallAfter(LAYER as u64 / 2);
+    scene.relay.rule(Rule::get("/v2/app/blobs/").fault(stall));
+    let registry = client();
+    let pull = registry.pull(scene.relay.name("app:1"), &scene.store).into_future();
+    let mut pull = Box::pin(pull);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(Future::poll(pull.as_mut(), &mut context).is_pending());
+    let end = Instant::now() + Duration::from_secs(60);
+    while size_of("one", &scene.store.path().join("layers")) < LAYER as u64 / 4 {
+        assert!(Instant::now() < end, "nothing is unpacked");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let blobs = fs::read_dir(scene.store.path().join("blobs/sha256")).unwrap();
+    for blob in blobs.map(Result::unwrap) {
+        assert!(blob.metadata().unwrap().len() < LAYER as u64 / 4, "{blob:?} is the layer");
+    }
+    drop(pull);
+    wait_until_clean(&scene.store);
+    scene.relay.heal();
+    scene.check(&scene.pull(&registry).unwrap());
+}
+
+/// The size of the largest file of this name somewhere below. What is being made there may vanish.
+fn size_of(name: &str, dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| match entry.metadata() {
+        Ok(it) if it.is_dir() => size_of(name, &entry.path()),
+        Ok(it) if entry.file_name() == name => it.len(),
+        _ => 0,
+    });
+    sizes.max().unwrap_or(0)
 }
 
 /// Threads that store a layer notice a moment later that nobody wants it.
