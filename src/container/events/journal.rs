@@ -176,9 +176,18 @@ impl State {
 fn lines(path: &Path) -> Result<u64> {
     let attempt = || format!("read {}", path.display());
     let mut file = logs::open_file(OpenOptions::new().read(true), path)?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).context(attempt)?;
-    let torn = bytes.last().is_some_and(|last| *last != b'\n');
+    // Not all at once: the allocator would keep a megabyte in each host.
+    let mut buffer = vec![0; 32 << 10];
+    let (mut count, mut last) = (0, b'\n');
+    loop {
+        let bytes = match file.read(&mut buffer) {
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
+            length => &buffer[..length.context(attempt)?],
+        };
+        let Some(end) = bytes.last() else { break };
+        last = *end;
+        count += memchr::memchr_iter(b'\n', bytes).count() as u64;
+    }
     // A name of its own in any case, whatever somebody has made of the file.
-    Ok((memchr::memchr_iter(b'\n', &bytes).count() as u64 + u64::from(torn)).max(1))
+    Ok((count + u64::from(last != b'\n')).max(1))
 }
