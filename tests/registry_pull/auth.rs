@@ -8,7 +8,7 @@ use coracle::ErrorKind;
 use coracle::image::Store;
 use coracle::registry::{Credentials, Registry};
 
-use crate::common::http::Response;
+use crate::common::http::{Request, Response};
 use crate::common::images::{MANIFEST, Skopeo, blob_file};
 use crate::common::registry::Registry as Server;
 use crate::common::relay::{Fault, Rule};
@@ -112,10 +112,22 @@ fn a_token_that_expires_on_the_way_is_fetched_anew() {
     assert_eq!(tokens.requests().len() - before, 2);
     // In the middle of a layer.
     let (scene, tokens) = require!(with_tokens("auth-expired-midway"));
-    tokens.expire_after(1);
     let registry = logged_in(&scene, anna());
-    scene.relay.rule(Rule::get("/v2/app/blobs/").times(3).fault(Fault::CutAfter(500_000)));
+    let before = tokens.requests().len();
+    let blobs = || Rule::get("/v2/app/blobs/");
+    let whole = blobs().when(|request| request.header("Range").is_none());
+    scene.relay.rule(whole.fault(Fault::CutAfter(500_000)));
+    let stale = Fault::edit_request(|request| request.headers.set("Authorization", "Bearer stale"));
+    scene.relay.rule(blobs().times(1).fault(stale));
     scene.check(&scene.pull(&registry).unwrap());
+    let requests = scene.relay.requests();
+    let rest: Vec<_> = requests.iter().filter(|it| it.header("Range").is_some()).collect();
+    let seen: Vec<_> = rest.iter().map(|it| (it.faulty, it.status)).collect();
+    assert_eq!(seen, [(true, Some(401)), (false, Some(206))]);
+    assert_eq!(tokens.requests().len() - before, 2);
+    let blobs = requests.iter().filter(|it| it.path().contains("/blobs/"));
+    let sent: u64 = blobs.filter(|it| it.status != Some(401)).map(|it| it.sent).sum();
+    assert!(sent <= scene.bytes(), "{sent} bytes of {}", scene.bytes());
 }
 
 #[test]
@@ -192,6 +204,32 @@ fn lure_plain(trusting: &Registry, scene: &Scene) {
     lure(scene, "http://auth.example.com/token");
     let err = scene.fails(trusting);
     says(&err, ErrorKind::SafetyViolation, &["auth.example.com", "without TLS"]);
+}
+
+#[test]
+fn credentials_do_not_follow_a_token_server_that_leads_elsewhere() {
+    let scene = require!(scene("auth-token-redirect"));
+    for credentials in [anna(), Credentials::IdentityToken("hunter2".to_owned())] {
+        let elsewhere = Scripted::start(|_| Response::json("{\"token\": \"t\"}"));
+        let to = format!("{}/token", elsewhere.url());
+        let tokens = Scripted::start(move |_| Response::redirect(307, &to));
+        scene.relay.heal();
+        lure(&scene, &format!("{}/token", tokens.url()));
+        scene.fails(&logged_in(&scene, credentials));
+        let shown = |asked: &Request| {
+            let body = String::from_utf8_lossy(&asked.body);
+            asked.header("Authorization") == Some(&*basic("anna", "hunter2"))
+                || body.contains("hunter2")
+        };
+        assert!(tokens.requests().iter().any(shown), "nothing was shown at all");
+        for asked in elsewhere.requests() {
+            assert_eq!(asked.header("Authorization"), None);
+            assert!(
+                !format!("{} {}", asked.target, String::from_utf8_lossy(&asked.body))
+                    .contains("hunter2")
+            );
+        }
+    }
 }
 
 #[test]

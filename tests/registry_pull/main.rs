@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod auth;
+mod cancelled;
 #[path = "../common/mod.rs"]
 mod common;
 mod embedding;
