@@ -124,9 +124,12 @@ impl Answer {
                     "log in (Registry::login, or `docker login`), or check the name: many registries ask for a login where nothing is",
                 ),
             ),
-            StatusCode::FORBIDDEN => {
-                (ErrorKind::PermissionDenied, Some("this user may not do that there"))
-            }
+            StatusCode::FORBIDDEN => (
+                ErrorKind::PermissionDenied,
+                Some(
+                    "this user may not do that there: log in as one who may, or ask for the right to",
+                ),
+            ),
             StatusCode::NOT_FOUND => (ErrorKind::NotFound, None),
             StatusCode::TOO_MANY_REQUESTS => (
                 ErrorKind::ResourceExhausted,
@@ -134,7 +137,9 @@ impl Answer {
             ),
             StatusCode::REQUEST_TIMEOUT => (ErrorKind::TimedOut, None),
             StatusCode::RANGE_NOT_SATISFIABLE => (ErrorKind::Malformed, None),
-            status if status.is_server_error() => (ErrorKind::Unavailable, None),
+            status if status.is_server_error() => {
+                (ErrorKind::Unavailable, Some("the registry is in trouble: try again later"))
+            }
             _ if page => {
                 (ErrorKind::Malformed, Some("this may be a web server that is no registry"))
             }

@@ -37,8 +37,10 @@ impl Challenge {
             (true, _) => Ok(Self::Basic),
             (false, Some(scheme)) => Err(Error::unsupported(format!(
                 "it wants to know us by the scheme {scheme:?}; Basic and Bearer are spoken"
-            ))),
-            (false, None) => Err(malformed("it answers 401 and does not say how to log in")),
+            ))
+            .with_hint("whoever runs it may give out a password or token for tools like this")),
+            (false, None) => Err(malformed("it answers 401 and does not say how to log in")
+                .with_hint("this may be a web server that is no registry")),
         }
     }
 }

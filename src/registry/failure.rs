@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::guard::Refused;
 use crate::error::{Context, Error, ErrorKind};
 
+const TROUBLE: &str = "the network or the other side is in trouble: try again later; Builder::retries sets how often that happens by itself";
+
 /// Why a request failed, and what follows from it.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -92,13 +94,13 @@ pub(super) fn explain(err: &reqwest::Error) -> Failure {
                     error: error.with_hint("nothing listens there: is the port right?"),
                     remedy: Remedy::None,
                 },
-                false => Failure::again(error),
+                false => Failure::again(error.with_hint(TROUBLE)),
             }
         }
-        None => Failure::again(Error::new(
-            ErrorKind::Unavailable,
-            format!("the connection broke: {innermost}"),
-        )),
+        None => {
+            let message = format!("the connection broke: {innermost}");
+            Failure::again(Error::new(ErrorKind::Unavailable, message).with_hint(TROUBLE))
+        }
     }
 }
 
@@ -129,9 +131,7 @@ fn explain_tls(err: &rustls::Error) -> Failure {
             rustls::AlertDescription::CertificateRequired
             | rustls::AlertDescription::BadCertificate,
         ) => "it wants to know us by a certificate: Builder::client_certificate gives one",
-        _ => {
-            return Error::new(ErrorKind::Unavailable, format!("TLS failed: {err}")).into();
-        }
+        _ => "another port may be the right one, or something on the way may change what is sent",
     };
     let error = Error::new(ErrorKind::Unavailable, format!("TLS failed: {err}")).with_hint(hint);
     let remedy =

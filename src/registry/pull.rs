@@ -132,7 +132,7 @@ impl Pull {
         let Self { registry, work } = self;
         Operation::new(&registry, async move {
             let name = work.name.clone();
-            work.run().await.context(|| format!("pull {name}"))
+            work.run().await.map_err(suggest).context(|| format!("pull {name}"))
         })
     }
 }
@@ -488,6 +488,16 @@ impl Fetch {
 /// Whether a source sent something else than it should, and others may not.
 fn is_damaged(err: &Error, others: &[Endpoint]) -> bool {
     err.kind() == ErrorKind::Malformed && !others.is_empty()
+}
+
+/// Says what to try where something else came than should, and nothing is said yet.
+fn suggest(err: Error) -> Error {
+    match (err.kind(), err.hint()) {
+        (ErrorKind::Malformed, None) => err.with_hint(
+            "it is damaged there or on the way: pull again, and if that does not help, push the image anew",
+        ),
+        _ => err,
+    }
 }
 
 fn broken_off() -> Error {

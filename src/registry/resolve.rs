@@ -38,11 +38,20 @@ pub(super) async fn digest(client: &Client, reference: &Reference) -> Result<Opt
             break;
         }
     }
-    Ok(found?.header(CONTENT_DIGEST).and_then(|digest| digest.parse().ok()))
+    Ok(found.map_err(missing)?.header(CONTENT_DIGEST).and_then(|digest| digest.parse().ok()))
 }
 
 fn nowhere() -> Error {
     Error::invalid("there is nowhere to ask")
+}
+
+fn missing(err: Error) -> Error {
+    match err.kind() {
+        ErrorKind::NotFound => err.with_hint(
+            "is the name right? Registry::tags lists what there is; some registries show a repository only to who is logged in",
+        ),
+        _ => err,
+    }
 }
 
 /// Fetches what a name means, or the document with a digest in the same repository.
@@ -80,7 +89,7 @@ async fn fetch(
     ask: &Ask<'_>,
     expected: Option<Digest>,
 ) -> Result<Document> {
-    let answer = client.send(source, ask).await?;
+    let answer = client.send(source, ask).await.map_err(missing)?;
     let attempt = || format!("read the manifest that {} gives", source.name);
     if answer.is_page() {
         return Err(web_page()).context(attempt);

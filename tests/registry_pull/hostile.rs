@@ -1,12 +1,13 @@
 //! Registries that lie, stall and flood.
 
 use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 
 use coracle::ErrorKind;
 use coracle::image::Store;
-use coracle::registry::Registry;
+use coracle::registry::{Credentials, Registry};
 
 use crate::common::http::Response;
 use crate::common::images::{CONFIG, INDEX, MANIFEST, digest};
@@ -321,5 +322,105 @@ fn what_waits_in_memory_of_all_platforms_has_a_limit() {
         says(&err, ErrorKind::Malformed, &["pull", "its manifests have over 67108864 bytes"]);
         // Of the manifests the index says how long they are; of the configurations only they do.
         assert!(requests < if configs == 0 { 10 } else { 40 }, "{requests}");
+    }
+}
+
+/// How a registry answers a path of the image `app:1`; where it listens is known only then.
+type Answers = fn(&str, &str) -> Response;
+
+/// What comes of a pull with a password from a registry that answers like this.
+fn refused(answers: Answers) -> (String, coracle::Error) {
+    let address = Arc::new(OnceLock::<String>::new());
+    let own = Arc::clone(&address);
+    let server = Scripted::start(move |request| answers(request.path(), own.wait()));
+    address.set(server.address()).unwrap();
+    pull_from(&server.address())
+}
+
+fn pull_from(address: &str) -> (String, coracle::Error) {
+    let sandbox = setup("hostile-hint");
+    let store = Store::open(sandbox.join("store")).unwrap();
+    let name = format!("{address}/app:1");
+    let registry = Registry::builder()
+        .no_proxy()
+        .retries(0)
+        .credentials(address, Credentials::password("anna", "hunter2"))
+        .build()
+        .unwrap();
+    let err = registry.pull(&name, &store).blocking().unwrap_err();
+    assert!(store.images().unwrap().is_empty());
+    (name, err)
+}
+
+#[test]
+fn whatever_goes_wrong_the_error_names_the_image_and_says_what_to_try() {
+    fn manifest(text: &Value) -> Response {
+        Response::new(200).header("Content-Type", MANIFEST).body(text.to_string())
+    }
+    fn image(config: &str, size: usize) -> Response {
+        manifest(&json!({"schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
+            "config": {"mediaType": CONFIG, "digest": config, "size": size}}))
+    }
+    fn wants_token(path: &str, address: &str, token: Response) -> Response {
+        let realm = format!("Bearer realm=\"http://{address}/token\"");
+        if path == "/token" { token } else { Response::new(401).header("WWW-Authenticate", realm) }
+    }
+    let cases: [(&str, Answers); 12] = [
+        ("digest mismatch", |path, _| match path.contains("/blobs/") {
+            true => Response::new(200).body("{}"),
+            false => image(&digest(b"[]"), 2),
+        }),
+        ("size lies", |path, _| match path.contains("/blobs/") {
+            true => Response::new(200).body("{}"),
+            false => image(&digest(b"{}"), 3),
+        }),
+        ("a bomb of manifests", |_, _| {
+            let nested = |number: usize| {
+                json!({"mediaType": INDEX, "size": 9,
+                "digest": digest(&number.to_ne_bytes())})
+            };
+            let nested: Vec<_> = (0..1000).map(nested).collect();
+            let index = json!({"schemaVersion": 2, "manifests": nested}).to_string();
+            Response::new(200).header("Content-Type", INDEX).body(index)
+        }),
+        ("a stream without an end", |_, _| manifest(&json!({})).chunked().endless(" ")),
+        ("a web page", |_, _| Response::html("<h1>Welcome</h1>")),
+        ("an unknown way to log in", |_, _| {
+            Response::new(401).header("WWW-Authenticate", "Negotiate")
+        }),
+        ("no way to log in", |_, _| Response::new(401)),
+        ("expired tokens", |path, address| {
+            wants_token(path, address, Response::json("{\"token\": \"old\"}"))
+        }),
+        ("wrong credentials", |path, address| {
+            wants_token(path, address, Response::json("{}").status(401))
+        }),
+        ("a missing tag", |_, _| {
+            let body = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"no such tag"}]}"#;
+            Response::json(body).status(404)
+        }),
+        ("forbidden", |_, _| {
+            let body = r#"{"errors":[{"code":"DENIED","message":"not for you"}]}"#;
+            Response::json(body).status(403)
+        }),
+        ("a broken connection", |_, _| manifest(&json!({})).content_length(100)),
+    ];
+    let refusals = cases.map(|(case, answers)| (case, refused(answers)));
+    let address = |case, address| (case, pull_from(address));
+    let unreachable = [
+        address("an unknown host", "no-such-host.invalid"),
+        address("a refused connection", "127.0.0.1:1"),
+    ];
+    for (case, (name, err)) in refusals.into_iter().chain(unreachable) {
+        let shown = format!("{err:?}");
+        assert!(err.hint().is_some_and(|hint| !hint.is_empty()), "{case}: {shown}");
+        assert!(shown.contains(&format!("pull {name}")), "{case}: {shown}");
+        assert!(!shown.contains("hunter2"), "{case}: {shown}");
+        let own_words = match case {
+            "a missing tag" => "MANIFEST_UNKNOWN: no such tag",
+            "forbidden" => "DENIED: not for you",
+            _ => "",
+        };
+        assert!(shown.contains(own_words), "{case}: {shown}");
     }
 }
