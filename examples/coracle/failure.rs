@@ -79,6 +79,14 @@ fn as_option(hint: &str) -> String {
         ("Builder::plain_http", "--insecure-registry"),
         ("Builder::certificate_authority", "a ca.crt in --cert-dir"),
         ("Builder::client_certificate", "client.cert and client.key in --cert-dir"),
+        // Nothing of this command line's.
+        ("Registry::tags lists what there is; ", ""),
+        ("; Builder::retries sets how often that happens by itself", ""),
+        ("Builder::read_timeout and connect_timeout set how long is waited", "try again later"),
+        (
+            "Builder::trust_token_server allows it by name",
+            "there is no way around that here, but one in the library",
+        ),
     ];
     words.iter().fold(hint.to_owned(), |hint, (library, here)| hint.replace(library, here))
 }

@@ -5,29 +5,11 @@ use std::collections::HashSet;
 use oci_spec::image::Descriptor;
 
 use super::digest::Digest;
-use super::json::{self, MAX_DOCUMENT};
-use super::manifest::{Blob, Links, bomb, may_be_missing};
+use super::json;
+use super::manifest::{Blob, Links, may_be_missing};
+use super::room::Room;
 use super::walk::{Step, Walk};
 use crate::error::{Context, Result};
-
-/// All documents together have no more bytes than so many of the longest would have: they wait in memory.
-const DOCUMENTS: u64 = 16;
-
-/// How many bytes the documents have that are looked at together.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Room(u64);
-
-impl Room {
-    /// Makes room for a document, unless all of them would have too many bytes.
-    pub(crate) fn take(&mut self, blob: &Blob) -> Result<()> {
-        const MOST: u64 = DOCUMENTS * MAX_DOCUMENT;
-        self.0 = self.0.saturating_add(blob.size);
-        match self.0 > MOST {
-            true => Err(bomb(format!("its manifests have over {MOST} bytes"))),
-            false => Ok(()),
-        }
-    }
-}
 
 /// A manifest or index.
 #[derive(Clone, Debug)]

@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
 use super::digest::Digest;
-use super::graph::Room;
 use super::json::{self, Object, malformed};
 use super::platform::Platform;
+use super::room::{Room, bomb};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// The content of a file in the store: its name and length.
@@ -298,13 +298,6 @@ impl Index {
             false => format!("it has {}", platforms.join(", ")),
         }
     }
-}
-
-/// An error for documents that name more than any tool makes.
-pub(super) fn bomb(what: String) -> Error {
-    malformed(what).with_hint(
-        "no tool makes such an image, and it may be an attack: ask whoever made it, or name a single manifest in it by digest",
-    )
 }
 
 /// What a document names, whatever else it is: what it needs stays in the store.

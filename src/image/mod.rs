@@ -42,6 +42,7 @@ mod pin;
 mod platform;
 mod reference;
 mod reserve;
+mod room;
 mod squash;
 mod store;
 mod tree;
@@ -60,7 +61,7 @@ pub use digest::{ChainId, DiffId, Digest};
 pub(crate) use files::{read as read_file, sync_dir};
 pub use gc::Collected;
 #[cfg(feature = "registry")]
-pub(crate) use graph::{Document, Graph, Named, Room};
+pub(crate) use graph::{Document, Graph, Named};
 pub use history::Step;
 pub use image::Image;
 #[cfg(feature = "registry")]
@@ -79,6 +80,8 @@ pub use oci_spec::image as spec;
 pub(crate) use outgoing::{Checker, Extent, Outgoing, blob_of, holders};
 pub use platform::Platform;
 pub use reference::Reference;
+#[cfg(feature = "registry")]
+pub(crate) use room::Room;
 pub use squash::Squash;
 pub use store::Store;
 pub use tree::Tree;

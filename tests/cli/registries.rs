@@ -101,6 +101,8 @@ fn what_fails_says_why_and_what_to_do() {
     ] {
         let ran = scene.fails(arguments, 1, words);
         assert!(ran.err.contains("Error: ") && !ran.err.contains('\u{1b}'), "{ran:?}");
+        // What to do is told in words of this command line.
+        assert!(!ran.err.contains("Registry::") && !ran.err.contains("Builder::"), "{ran:?}");
     }
     scene.fails(&["pull", "--colour", "x"], 125, &["--colour"]);
     let store = Store::open_existing(scene.store()).unwrap();
