@@ -748,6 +748,33 @@ fn a_read_only_root_leaves_its_mounts_writable() {
     assert_eq!(said, "read-only\nwritable");
 }
 
+#[test]
+fn many_begin_in_a_directory_that_has_no_mount_points_yet() {
+    require!(common::containers());
+    let dir = setup("namespaces-shared-root");
+    let file = dir.file("file", "");
+    for round in 0..common::rounds(40) {
+        let root = dir.dir(round.to_string());
+        fs::create_dir(root.join("usr")).unwrap();
+        for name in ["bin", "lib", "lib64"] {
+            std::os::unix::fs::symlink(format!("usr/{name}"), root.join(name)).unwrap();
+        }
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut command = sh("echo up");
+                    command.rootfs(&root).mount(Mount::bind("/usr", "/usr").read_only());
+                    command.mount(Mount::tmpfs("/srv/here"));
+                    command.mount(Mount::bind(&file, "/srv/file").host_ids());
+                    start.wait();
+                    assert_eq!(says(&mut command), "up");
+                });
+            }
+        });
+    }
+}
+
 /// `tests/run` hides the system calls, one after the other.
 #[test]
 fn without_the_mount_calls_the_error_names_the_missing_one() {

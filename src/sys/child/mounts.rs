@@ -568,17 +568,22 @@ fn step_down(
 ) -> Done<i32> {
     let opened = match open(dir, name, libc::O_PATH | libc::O_NOFOLLOW) {
         Err(Errno(libc::ENOENT)) if create => {
-            match kind {
+            let (made, call) = match kind {
                 Kind::Directory => {
                     // SAFETY: a C string.
-                    unsafe { sys!(SYS_mkdirat, dir, name.as_ptr(), 0o755) }.named("mkdirat")?
+                    (unsafe { sys!(SYS_mkdirat, dir, name.as_ptr(), 0o755) }, "mkdirat")
                 }
                 Kind::File => {
+                    let mode = libc::S_IFREG | 0o644;
                     // SAFETY: a C string.
-                    unsafe { sys!(SYS_mknodat, dir, name.as_ptr(), libc::S_IFREG | 0o644, 0) }
-                        .named("mknodat")?
+                    (unsafe { sys!(SYS_mknodat, dir, name.as_ptr(), mode, 0) }, "mknodat")
                 }
             };
+            match made {
+                // Another process that begins in the same directory was faster. What it is, is looked at below.
+                Err(Errno(libc::EEXIST)) => {}
+                made => drop(made.named(call)?),
+            }
             open(dir, name, libc::O_PATH | libc::O_NOFOLLOW)
         }
         other => other,
