@@ -72,8 +72,8 @@ pub(super) fn point(view: &View, target: &Path) -> Result<PathBuf> {
 /// The same, even where links lead to what is missing.
 fn resolved(view: &View, target: &Path) -> Result<PathBuf> {
     let real = view.resolve(target)?;
-    let kernels = ["/proc", "/sys", "/dev"].iter().any(|it| real.starts_with(it));
-    if kernels && !target.starts_with(real.iter().take(2).collect::<PathBuf>()) {
+    let kernels = ["/proc", "/sys", "/dev"].into_iter().find(|it| real.starts_with(it));
+    if kernels.is_some_and(|place| !target.starts_with(place)) {
         let message = format!(
             "the mount point {} is a link to {}, which is no place for it",
             target.display(),
