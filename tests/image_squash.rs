@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::time::{Duration, UNIX_EPOCH};
 
 use coracle::ErrorKind;
-use coracle::image::{Digest, Image};
+use coracle::image::{ConfigChanges, Digest, Image};
 use coracle::layers::Compression;
 use nix::unistd::geteuid;
 use tar::EntryType;
@@ -301,6 +301,9 @@ fn what_is_squashed_keeps_its_configuration_and_tells_its_history() {
     let old = image.squash().timestamp(at).compression(Compression::Zstd).run().unwrap();
     assert_eq!(old.created(), Some(at));
     assert!(files(&old)[Path::new("/a")].contains(" 999.000000000 "));
+    let changes = ConfigChanges::new().created(at);
+    let same = image.squash().changes(changes).compression(Compression::Zstd).run().unwrap();
+    assert_eq!(same.digest(), old.digest());
 }
 
 #[test]

@@ -26,7 +26,10 @@ impl Changes {
         for change in &self.change {
             changes = changes.instruction(change)?;
         }
-        Ok(changes)
+        match source_date()? {
+            Some(time) => Ok(changes.created(time)),
+            None => Ok(changes),
+        }
     }
 }
 

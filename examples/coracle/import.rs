@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use coracle::image::{Import, Platform};
 
 use crate::archives::open_archive;
-use crate::changes::{Changes, source_date};
+use crate::changes::Changes;
 use crate::failure::Result;
 use crate::output::Output;
 use crate::progress::Bytes;
@@ -38,9 +38,6 @@ impl Args {
         let mut changes = self.changes.read()?;
         if let Some(platform) = self.platform {
             changes = changes.platform(platform);
-        }
-        if let Some(time) = source_date()? {
-            changes = changes.created(time);
         }
         let (archive, length) =
             open_archive(Some(&*self.archive).filter(|path| *path != Path::new("-")))?;

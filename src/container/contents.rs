@@ -1,11 +1,10 @@
-//! The files of a container as a whole: what it has changed, an image of it, an archive of it.
+//! The files of a container as a whole: what it has changed, an archive of it.
 
 use std::io::Write;
 
 use super::container::Container;
 use super::launch;
-use crate::error::{Context, ErrorKind, Result};
-use crate::image::{ConfigChanges, Image};
+use crate::error::{Context, Result};
 use crate::layers::{Change, Pack, Rootfs};
 
 /// How large a container is, in bytes.
@@ -54,7 +53,7 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// As of [`Image::rootfs`].
+    /// As of [`Image::rootfs`](crate::image::Image::rootfs).
     pub fn rootfs(&self) -> Result<Rootfs> {
         if let Some(running) = self.home.running_here(&self.id)
             && let Ok(rootfs) = running.rootfs()
@@ -64,41 +63,6 @@ impl Container {
         // It does not run, or its end is being written down.
         let locked = self.locked()?;
         launch::rootfs_as_it_is(&locked, &launch::image_of(&locked)?)
-    }
-
-    /// Makes an image of what it has changed, upon its own, with the name `name`, if that is not empty. Its processes stand
-    /// still meanwhile, where it has a cgroup to hold them in.
-    ///
-    /// For more of a choice: `engine.store().commit(&container.rootfs()?, name)`.
-    ///
-    /// # Errors
-    ///
-    /// As of [`Commit::run`](crate::image::Commit::run).
-    pub fn commit(&self, name: &str, changes: ConfigChanges) -> Result<Image> {
-        let commit = || -> Result<Image> {
-            let still = match self.set_paused(true) {
-                Ok(()) => true,
-                Err(err)
-                    if matches!(err.kind(), ErrorKind::InvalidState | ErrorKind::Unsupported) =>
-                {
-                    false
-                }
-                Err(err) => return Err(err),
-            };
-            let image = self.rootfs().and_then(|rootfs| {
-                let commit = self.home.store().commit(&rootfs, name);
-                commit.parent(&self.image()?).changes(changes).run()
-            });
-            if still {
-                self.set_paused(false)?;
-            }
-            let image = image?;
-            let (id, comment) = (image.id().to_string(), "");
-            let of_image = [("imageID", id.as_str()), ("imageRef", name), ("comment", comment)];
-            self.home.tell_of(&self.id, "commit", &of_image);
-            Ok(image)
-        };
-        commit().context(|| self.says("commit"))
     }
 
     /// Writes all of its files as a tar archive.

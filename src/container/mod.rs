@@ -2,6 +2,7 @@
 
 mod attach;
 mod builder;
+mod commit;
 mod config;
 #[allow(clippy::module_inception, reason = "a file is named for its main type")]
 mod container;
@@ -33,6 +34,7 @@ mod wait;
 
 pub use attach::{Attachment, Output};
 pub use builder::ContainerBuilder;
+pub use commit::Commit;
 pub use config::{
     Config, Link, LogConfig, LogDriver, MountConfig, MountSource, Names, Resources, Restart, Share,
 };

@@ -125,7 +125,8 @@ impl ConfigChanges {
         self
     }
 
-    /// When it is made; now if it is not said. With `SOURCE_DATE_EPOCH` the same changes give the same image.
+    /// When it is made; now if it is not said. No file of a layer that is made with it is younger either: with
+    /// `SOURCE_DATE_EPOCH` the same files and changes give the same image, to the digest.
     pub fn created(mut self, time: SystemTime) -> Self {
         self.created = Some(time);
         self
@@ -211,6 +212,17 @@ impl ConfigChanges {
     pub(super) fn at_a_time(&self) -> Self {
         let created = self.created.or_else(|| Some(SystemTime::now()));
         Self { created, ..self.clone() }
+    }
+
+    /// The [message](Self::message).
+    #[cfg(feature = "container")]
+    pub(crate) fn comment(&self) -> &str {
+        self.message.as_deref().unwrap_or_default()
+    }
+
+    /// The time, if it was [said](Self::created).
+    pub(super) fn fixed_time(&self) -> Option<SystemTime> {
+        self.created
     }
 
     fn time(&self) -> Result<String> {

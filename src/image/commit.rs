@@ -22,7 +22,6 @@ pub struct Commit<'a> {
     name: Option<String>,
     parent: Option<Image>,
     changes: ConfigChanges,
-    timestamp: Option<SystemTime>,
     compression: Compression,
 }
 
@@ -54,7 +53,6 @@ impl Store {
             name: (!name.is_empty()).then(|| name.to_owned()),
             parent: None,
             changes: ConfigChanges::new(),
-            timestamp: None,
             compression: Compression::Gzip,
         }
     }
@@ -119,7 +117,6 @@ impl Commit<'_> {
     /// same image, to the digest.
     pub fn timestamp(mut self, time: SystemTime) -> Self {
         self.changes = self.changes.created(time);
-        self.timestamp = Some(time);
         self
     }
 
@@ -163,7 +160,7 @@ impl Commit<'_> {
     fn layer(&self, work: &Work) -> Result<Option<Layer>> {
         let mut writer = LayerWriter::new(work, self.compression)?;
         let mut pack = Pack::new();
-        if let Some(time) = self.timestamp {
+        if let Some(time) = self.changes.fixed_time() {
             pack = pack.clamp_mtime(time);
         }
         let packed = match self.parent {

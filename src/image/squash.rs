@@ -21,7 +21,6 @@ pub struct Squash<'a> {
     part: Part,
     name: Option<String>,
     changes: ConfigChanges,
-    timestamp: Option<SystemTime>,
     compression: Compression,
 }
 
@@ -56,7 +55,6 @@ impl Image {
             part: Part::All,
             name: None,
             changes: ConfigChanges::new(),
-            timestamp: None,
             compression: Compression::Gzip,
         }
     }
@@ -88,7 +86,7 @@ impl Squash<'_> {
     }
 
     /// What the configuration says differently, and what the history says of the one layer: by itself that names the
-    /// image and the number of layers that it was made of.
+    /// image and the number of layers that it was made of. What the other methods say comes after it.
     pub fn changes(mut self, changes: ConfigChanges) -> Self {
         self.changes = changes;
         self
@@ -97,7 +95,7 @@ impl Squash<'_> {
     /// When it was made, instead of now; no file of the one layer is younger either. With `SOURCE_DATE_EPOCH` the same
     /// image gives the same one, to the digest.
     pub fn timestamp(mut self, time: SystemTime) -> Self {
-        self.timestamp = Some(time);
+        self.changes = self.changes.created(time);
         self
     }
 
@@ -124,12 +122,8 @@ impl Squash<'_> {
     fn try_run(&self) -> Result<Image> {
         let name = self.name.as_deref().map(str::parse::<Reference>).transpose()?;
         let kept = self.kept()?;
-        let changes = match self.timestamp {
-            Some(time) => self.changes.clone().created(time),
-            None => self.changes.clone(),
-        };
         // What cannot be meant is said before any work is done.
-        Draft::new(&Platform::host()).step(None, &changes, "")?;
+        Draft::new(&Platform::host()).step(None, &self.changes, "")?;
         let work = self.image.store().work()?;
         work.hold(self.image)?;
         let layer = self.layer(&work, kept)?;
@@ -139,7 +133,7 @@ impl Squash<'_> {
             1 => "1 layer".to_owned(),
             count => format!("{count} layers"),
         };
-        draft.step(layer, &changes, &format!("squash {squashed} of {}", self.image.id()))?;
+        draft.step(layer, &self.changes, &format!("squash {squashed} of {}", self.image.id()))?;
         draft.store(&work, name.as_ref())
     }
 
@@ -189,7 +183,7 @@ impl Squash<'_> {
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
         let view = layers.view(&keys)?;
         let mut pack = Pack::new();
-        if let Some(time) = self.timestamp {
+        if let Some(time) = self.changes.fixed_time() {
             pack = pack.clamp_mtime(time);
         }
         let mut writer = LayerWriter::new(work, self.compression)?;

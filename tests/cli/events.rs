@@ -141,6 +141,9 @@ fn they_are_dockers() {
         &["exec", "two", "sh", "-c", "exit 4"],
         &["pause", "two"],
         &["unpause", "two"],
+        &["commit", "-m", "news", "-a", "me", "two", "snap"],
+        &["commit", "--pause=false", "two", "snap:2"],
+        &["commit", "uno"],
         &["kill", "-s", "USR2", "uno"],
         &["restart", "two"],
         &["stop", "two"],
@@ -151,7 +154,8 @@ fn they_are_dockers() {
         let (theirs, ours) = (theirs(arguments), ours(arguments));
         assert_eq!(theirs.status, ours.status, "{arguments:?}: {theirs:?} {ours:?}");
         for (out, ids) in [(theirs.out, &mut their_ids), (ours.out, &mut our_ids)] {
-            ids.extend(Some(out.trim().to_owned()).filter(|out| out.len() == 64));
+            let id = out.trim().trim_start_matches("sha256:");
+            ids.extend(Some(id.to_owned()).filter(|id| id.len() == 64));
         }
     }
     let output = |ran: crate::Ran| ran.out.lines().map(str::to_owned).collect::<Vec<_>>();

@@ -3,7 +3,7 @@
 use std::fs;
 
 use coracle::Engine;
-use coracle::image::{ConfigChanges, Import};
+use coracle::image::Import;
 
 use crate::common::archive::Tar;
 use crate::common::{program, require};
@@ -17,7 +17,7 @@ fn changes(engine: &Engine, image: &str, script: &str) -> (Vec<String>, Vec<Stri
     assert!(running.iter().all(|it| !it.starts_with("A /etc/h")), "{running:?}");
     container.wait().unwrap();
     let changes = container.changes().unwrap().iter().map(ToString::to_string).collect();
-    let made = container.commit("", ConfigChanges::new()).unwrap();
+    let made = container.commit("").run().unwrap();
     let since = made.changes_since(&container.image().unwrap()).unwrap();
     assert_eq!(since.is_empty(), made.diff_ids() == container.image().unwrap().diff_ids());
     container.remove().unwrap();

@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use coracle::container::Container;
 use coracle::container::events::{Event, EventKind, EventStream};
+use coracle::container::{Container, Phase};
 use coracle::image::ConfigChanges;
 use coracle::namespaces::{Command, Signal};
 use coracle::{Engine, ErrorKind, MIB};
@@ -49,7 +49,7 @@ fn a_life_is_told_from_beginning_to_end() {
     container.rename("job").unwrap();
     drop(container.attach().unwrap());
     container.stop(PATIENCE).unwrap();
-    container.commit("snapshot", ConfigChanges::default()).unwrap();
+    container.commit("snapshot").run().unwrap();
     container.export(std::io::sink()).unwrap();
     let id = container.id().to_string();
     container.remove().unwrap();
@@ -99,6 +99,40 @@ fn a_life_is_told_from_beginning_to_end() {
     assert_eq!((named(7, "signal"), named(14, "signal")), ("9".to_owned(), "15".to_owned()));
     assert_eq!((named(2, "container"), named(2, "destination")), (id, "/srv".to_owned()));
     assert_eq!(named(4, "execID"), named(6, "execID"));
+}
+
+#[test]
+fn a_commit_is_told_with_what_it_has_made() {
+    let scene = require!(scene("events-commit"));
+    let builder = scene.engine.container("box").name("work").command(["sleep", "600"]);
+    let container = builder.start().unwrap();
+    let start = SystemTime::now();
+    let changes = ConfigChanges::new().message("add \"app\"").author("me");
+    let named = container.commit("snap").changes(changes.clone()).run().unwrap();
+    let plain = container.commit("").pause(false).run().unwrap();
+    let refused = container.commit("Bad Name").run().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    container.pause().unwrap();
+    let paused = container.commit("snap:2").changes(changes).run().unwrap();
+    assert_eq!(container.status().unwrap().phase, Phase::Paused, "it stays so");
+    container.remove_forced().unwrap();
+
+    let events: Vec<_> = told(&scene.engine, start)
+        .into_iter()
+        .filter(|event| event.kind == EventKind::Container)
+        .collect();
+    let expected = ["pause", "commit", "unpause", "commit", "pause", "unpause", "pause", "commit"];
+    assert_eq!(actions(&events)[..8], expected);
+    for (at, image, name, comment) in [
+        (1, named, "snap:latest", "add \"app\""),
+        (3, plain, "", ""),
+        (7, paused, "snap:2", "add \"app\""),
+    ] {
+        let attributes = &events[at].attributes;
+        let said = ["comment", "imageID", "imageRef", "name", "image"].map(|it| &attributes[it]);
+        assert_eq!(said, [comment, &image.id().to_string(), name, "work", "box"]);
+        assert_eq!(image.history().unwrap()[0].comment, comment);
+    }
 }
 
 #[test]

@@ -235,7 +235,8 @@ fn what_it_has_written_becomes_an_image_whoever_runs_it() {
     assert_eq!(listed(&theirs), listed(&container));
     let mut archives = Vec::new();
     for (container, name) in [(&container, "one"), (&theirs, "two")] {
-        let image = container.commit(name, ConfigChanges::new().cmd(["cat", "/new"])).unwrap();
+        let changes = ConfigChanges::new().cmd(["cat", "/new"]);
+        let image = container.commit(name).changes(changes).run().unwrap();
         assert_eq!(image.diff_ids().len(), 2);
         assert_eq!(container.status().unwrap().phase, Phase::Running);
         let run = scene.engine.container(name).start().unwrap();

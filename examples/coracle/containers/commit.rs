@@ -1,6 +1,6 @@
 //! `commit`: an image of a container.
 
-use crate::changes::{Changes, source_date};
+use crate::changes::Changes;
 use crate::failure::Result;
 use crate::output::Output;
 use crate::progress::Spinner;
@@ -32,27 +32,15 @@ pub struct Args {
 
 impl Args {
     pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
-        let changes = self.changes.read()?;
-        let engine = root.engine()?;
-        let container = engine.find(&self.container)?;
-        let (image, rootfs) = (container.image()?, container.rootfs()?);
-        let name = self.name.unwrap_or_default();
-        let mut commit = engine.store().commit(&rootfs, &name).parent(&image).changes(changes);
+        let mut changes = self.changes.read()?;
         if let Some(author) = self.author {
-            commit = commit.author(author);
+            changes = changes.author(author);
         }
-        if let Some(time) = source_date()? {
-            commit = commit.timestamp(time);
-        }
+        let container = root.engine()?.find(&self.container)?;
+        let name = self.name.unwrap_or_default();
         let image = {
             let _spinner = Spinner::new("committing");
-            // It may not run, or have nothing to hold it in.
-            let still = self.pause && container.pause().is_ok();
-            let image = commit.run();
-            if still {
-                container.unpause()?;
-            }
-            image?
+            container.commit(&name).changes(changes).pause(self.pause).run()?
         };
         out.line(&image.id().to_string())
     }
