@@ -601,8 +601,20 @@ fn devices_are_made_by_root_and_refused_or_left_out_for_others() {
     } else {
         let err = refused(target.unpack(&tar.end()), ErrorKind::PermissionDenied, &["unpack null"]);
         assert!(err.hint().unwrap().contains("skip_devices"));
-        target.run(&Unpack::new().skip_devices(true), &tar.end()[..]).unwrap();
-        assert!(target.exists("f") && !target.exists("null"));
+        target.dir.file("lower/null", "of the lower layers");
+        let lower = target.open("lower").into();
+        // Another name of one that is left out is left out too, and hides what another layer has there.
+        tar.hard_link("twin", "null").device("late", EntryType::Char, 1, 3).file("late", "file");
+        let skipping = Unpack::new().skip_devices(true);
+        let unpacked = target.run(&skipping.clone().lower(&lower), &tar.end()[..]).unwrap();
+        assert_eq!(unpacked.left_out, 4);
+        assert!(target.exists("f") && target.is_whiteout("null") && !target.exists("twin"));
+        assert_eq!(target.text("late"), "file");
+        // Where the lower layers' files are those in the directory.
+        let other = Target::new("devices-merged");
+        other.dir.file("layer/null", "of the lower layers");
+        other.run(&skipping.overlay(false), &tar.end()[..]).unwrap();
+        assert!(other.exists("f") && !other.exists("null"));
     }
     // What would hide a file of the lower layers is no device.
     target.dir.file("lower/zero", "");

@@ -590,3 +590,37 @@ fn a_root_directory_that_is_closed_to_all_but_another_user_is_no_obstacle() {
         assert_eq!(store.verify().unwrap().layers, 2);
     });
 }
+
+/// A container gets its devices with its `/dev`, so who may make none can do without those of an image.
+#[test]
+fn an_image_with_devices_runs_for_those_who_may_make_none() {
+    each("unpacked-devices", |store| {
+        let base = vec![Entry::directory("dev"), Entry::file("dev/x", "of the base")];
+        let devices = vec![
+            Entry::new("dev/x", EntryType::Char),
+            Entry::new("dev/y", EntryType::Block),
+            Entry::file("kept", "kept"),
+        ];
+        let top = vec![Entry::file("top", "top")];
+        let image = add(store, "app", &[base, devices, top]);
+        let made = geteuid().is_root();
+        let names: &[&str] = if made { &["dev/x", "dev/y"] } else { &[] };
+        let rootfs = image.rootfs().unwrap().read_only().unwrap();
+        let root = common::stack::root(&rootfs);
+        for name in ["dev/x", "dev/y"] {
+            let found = root.join(name).symlink_metadata().is_ok();
+            assert_eq!(found, names.contains(&name), "{name}");
+        }
+        assert!(root.join("kept").exists() && root.join("top").exists());
+        drop((root, rootfs));
+        // What is made of the unpacked layers must not be without them.
+        assert_eq!(image.squash().top(1).run().unwrap().diff_ids().len(), 3);
+        match image.squash().top(2).run() {
+            Ok(_) => assert!(made),
+            Err(err) => {
+                assert!(!made && err.kind() == ErrorKind::PermissionDenied, "{err:?}");
+                assert!(format!("{err:#}").contains("2 devices"), "{err:#}");
+            }
+        }
+    });
+}

@@ -34,6 +34,8 @@ struct Made {
     staging: Staging,
     /// `None` if it must be unpacked anew upon others.
     implied: Option<Implied>,
+    /// Devices that it lacks.
+    left_out: u64,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -70,7 +72,8 @@ impl Unpacker {
         if unpacked.entries == 0 {
             return Err(Error::invalid("it may be no layer at all"));
         }
-        let early = Early(Arc::new(Mutex::new(Some(Made { staging, implied }))));
+        let made = Made { staging, implied, left_out: unpacked.left_out };
+        let early = Early(Arc::new(Mutex::new(Some(made))));
         lock(&self.progress).made.push(early.clone());
         Ok(early)
     }
@@ -110,16 +113,17 @@ impl Drop for Running<'_> {
 }
 
 impl Early {
-    /// The layer upon these others. `None` if it must be unpacked anew, for what they have in it.
-    pub(super) fn upon(&self, parents: &[&str]) -> Option<Staging> {
-        let Made { mut staging, implied } = lock(&self.0).take()?;
+    /// The layer upon these others, and how many devices it lacks. `None` if it must be unpacked anew, for what they
+    /// have in it.
+    pub(super) fn upon(&self, parents: &[&str]) -> Option<(Staging, u64)> {
+        let Made { mut staging, implied, left_out } = lock(&self.0).take()?;
         if parents.is_empty() {
-            return Some(staging);
+            return Some((staging, left_out));
         }
         let implied = implied.filter(|_| staging.keeps_differences())?;
         staging.set_parents(parents);
         // Whoever unpacks it anew is told what does not work.
-        settle(&staging, &implied).is_ok_and(|settled| settled).then_some(staging)
+        settle(&staging, &implied).is_ok_and(|settled| settled).then_some((staging, left_out))
     }
 }
 

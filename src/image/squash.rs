@@ -10,8 +10,9 @@ use super::layer::{Layer, LayerWriter};
 use super::lease::Work;
 use super::platform::Platform;
 use super::reference::Reference;
-use crate::error::{Context, Error, Result};
-use crate::layers::{Compression, Pack};
+use super::unpacked::Record;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::layers::{Compression, LayerStore, Pack};
 
 /// An image about to be made of another one, with fewer layers; made by [`Image::squash`].
 #[derive(Clone, Debug)]
@@ -113,8 +114,8 @@ impl Squash<'_> {
     /// # Errors
     ///
     /// `InvalidInput` if there are no such layers, for a name that is none, or a change that makes no sense; `Malformed`
-    /// if a layer is damaged, `NotFound` if the image has been removed, `ResourceExhausted` if the disk is full. The
-    /// store is as it was.
+    /// if a layer is damaged, `NotFound` if the image has been removed, `PermissionDenied` if the layers have devices
+    /// that the caller may not make, `ResourceExhausted` if the disk is full. The store is as it was.
     pub fn run(self) -> Result<Image> {
         self.try_run().context(|| format!("squash the image {}", self.image.id().short()))
     }
@@ -176,11 +177,25 @@ impl Squash<'_> {
         Ok(kept)
     }
 
+    /// The one layer would be without what those lack.
+    fn nothing_left_out(&self, layers: &LayerStore, keys: &[&str]) -> Result<()> {
+        let records = keys.iter().filter_map(|key| Record::of(layers, key));
+        match records.map(|record| record.left_out).sum::<u64>() {
+            0 => Ok(()),
+            count => Err(Error::new(
+                ErrorKind::PermissionDenied,
+                format!("its layers have {count} devices, which only root of the host may make"),
+            )
+            .with_hint("save the image, and let root load and squash it in a store of its own")),
+        }
+    }
+
     /// The one layer, unless the layers change nothing.
     fn layer(&self, work: &Work, kept: usize) -> Result<Option<Layer>> {
         let layers = work.store().layers()?;
         let keys = self.image.unpack(work, &layers)?;
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        self.nothing_left_out(&layers, &keys[kept..])?;
         let view = layers.view(&keys)?;
         let mut pack = Pack::new();
         if let Some(time) = self.changes.fixed_time() {

@@ -81,7 +81,8 @@ impl Image {
     /// Begins a root filesystem of the image's layers, which are unpacked if they are not yet.
     ///
     /// What it is made of stays in the store as long as the root filesystem or a process on it, even if the image is
-    /// removed.
+    /// removed. Device nodes that the caller may not make are left out: a container gets its devices with its `/dev`,
+    /// and can open none of an image.
     ///
     /// ```no_run
     /// use coracle::image::Store;
@@ -182,16 +183,17 @@ impl Image {
             }
             let (below, chain) = (stack.below(at), stack.chains[at]);
             work.hold_chain(chain)?;
-            let staging = match early(&blob.digest).and_then(|early| early.upon(&below)) {
-                Some(staging) => staging,
+            let (staging, left_out) = match early(&blob.digest).and_then(|early| early.upon(&below))
+            {
+                Some(early) => early,
                 None => {
                     let staging = layers.prepare(&below);
                     let staging = staging.context(|| format!("unpack the layer {chain}"))?;
-                    unpack_layer(self, at, &staging)?;
-                    staging
+                    let left_out = unpack_layer(self, at, &staging)?;
+                    (staging, left_out)
                 }
             };
-            stack.put(at, staging)?;
+            stack.put(at, staging, left_out)?;
         }
         Ok(stack.keys)
     }
@@ -227,13 +229,14 @@ impl<'a> UnpackedStack<'a> {
         }
     }
 
-    /// Keeps a layer that has been unpacked.
-    fn put(&self, at: usize, staging: Staging) -> Result<()> {
+    /// Keeps a layer that has been unpacked, but for so many devices.
+    fn put(&self, at: usize, staging: Staging, left_out: u64) -> Result<()> {
         let attempt = || format!("keep the layer {}", self.chains[at]);
         let record = Record {
             diff_id: self.image.diff_ids()[at],
             parent: at.checked_sub(1).map(|below| self.chains[below]),
             made_in: Some(self.boot.clone()),
+            left_out,
         };
         let path = staging.directory().join(RECORD);
         std::fs::write(path, record.to_json()).map_err(files::no_space).context(attempt)?;
@@ -249,8 +252,8 @@ pub(super) fn is_whole(layers: &LayerStore, key: &str, boot: &str) -> bool {
             .is_some_and(|record| record.made_in.is_none_or(|made_in| made_in == boot))
 }
 
-/// Unpacks a layer of an image, counted from the lowest.
-pub(super) fn unpack_layer(image: &Image, at: usize, staging: &Staging) -> Result<()> {
+/// Unpacks a layer of an image, counted from the lowest. Returns how many devices the caller may not make.
+pub(super) fn unpack_layer(image: &Image, at: usize, staging: &Staging) -> Result<u64> {
     let manifest = image.manifest();
     let (Some(blob), Some(diff_id)) = (manifest.layers().get(at), image.diff_ids().get(at)) else {
         return Err(malformed(format!("the image {} lacks a layer", image.id())));
@@ -266,23 +269,24 @@ fn unpack_blob(
     media_type: &str,
     diff_id: DiffId,
     staging: &Staging,
-) -> Result<()> {
+) -> Result<u64> {
     let Some(compression) = Compression::of_media_type(media_type) else {
         return Err(Error::unsupported(format!("unpack a layer of the type {media_type}")));
     };
     let decoder =
         compression.decoder(store.blob(&blob.digest)?).context(|| "begin to decompress")?;
-    let found = thread::scope(|scope| {
+    let filled = thread::scope(|scope| {
         let ahead = Ahead::of(scope, decoder).context(|| "start a thread")?;
         let mut hashed = Hashed::new(ahead, u64::MAX);
-        fill(staging, &mut hashed, store.limits())?;
-        hashed.finish().context(|| "read it to its end")
+        let (unpacked, _) = fill(staging, &mut hashed, store.limits())?;
+        let found = hashed.finish().context(|| "read it to its end")?;
+        Ok((found, unpacked.left_out))
     });
-    let (found, _) = found?;
+    let ((found, _), left_out) = filled?;
     if found != diff_id.0 {
         return Err(malformed(format!("its content has the digest {found}, not {diff_id}")));
     }
-    Ok(())
+    Ok(left_out)
 }
 
 /// Unpacks the tar stream of a layer. What the lower layers have a say in comes back, if it is no more than that.
@@ -308,7 +312,7 @@ fn onto<T>(staging: &Staging, work: impl FnOnce(Unpack<'_>, &OwnedFd) -> Result<
         }
         None => None,
     };
-    let mut unpack = Unpack::new().overlay(staging.keeps_differences());
+    let mut unpack = Unpack::new().overlay(staging.keeps_differences()).skip_devices(true);
     match &lower {
         Some(lower) => unpack = unpack.lower(lower),
         // Or the driver keeps whole trees, in which no marks are left either.
@@ -324,6 +328,8 @@ pub(super) struct Record {
     pub(super) parent: Option<ChainId>,
     /// The boot of the machine that it was unpacked in, unless it has been synced.
     made_in: Option<String>,
+    /// How many devices it lacks, as who unpacked it may make none.
+    pub(super) left_out: u64,
 }
 
 impl Record {
@@ -342,12 +348,15 @@ impl Record {
                 serde_json::Value::Null => None,
                 boot => Some(boot.as_str()?.to_owned()),
             },
+            // Earlier versions left none out.
+            left_out: object.get("leftOut").map_or(Some(0), serde_json::Value::as_u64)?,
         })
     }
 
     fn to_json(&self) -> Vec<u8> {
         let parent = self.parent.map(|chain| chain.0.to_string());
-        json!({"diffId": self.diff_id.0.to_string(), "parent": parent, "madeIn": self.made_in})
+        let diff_id = self.diff_id.0.to_string();
+        json!({"diffId": diff_id, "parent": parent, "madeIn": self.made_in, "leftOut": self.left_out})
             .to_string()
             .into_bytes()
     }
@@ -372,6 +381,7 @@ mod tests {
                 diff_id: DiffId(Digest::of("layer")),
                 parent: Some(ChainId(Digest::of("below"))),
                 made_in,
+                left_out: 2,
             };
             std::fs::write(&path, record.to_json()).unwrap();
             assert_eq!(Record::read(&path), Some(record));

@@ -75,6 +75,8 @@ pub(super) struct Tree<'a> {
     pub(super) owners: Owners,
     pub(super) setter: Setter<'a>,
     pub(super) skip_devices: bool,
+    /// Where devices were skipped.
+    pub(super) left_out: BTreeSet<Vec<u8>>,
     /// Whether there are no lower layers.
     pub(super) lowest: bool,
     /// Whether what is in the lower layers has made, or would have made, a difference, but for the top and for
@@ -123,6 +125,7 @@ impl<'a> Tree<'a> {
             setter,
             marks,
             skip_devices: false,
+            left_out: BTreeSet::new(),
             lowest: false,
             depends: false,
             passed: BTreeSet::new(),
@@ -504,7 +507,9 @@ impl<'a> Tree<'a> {
         match self.placing(parent, name, &path, make) {
             Ok(()) => self.set_later_or_now(parent, name, path, attributes, false),
             Err(err) if node == SFlag::S_IFIFO => Err(err.context("make the fifo")),
-            Err(err) if err.raw_os_error() == Some(libc::EPERM) && self.skip_devices => Ok(()),
+            Err(err) if err.raw_os_error() == Some(libc::EPERM) && self.skip_devices => {
+                self.leave_out(parent, name, path)
+            }
             Err(err) if err.raw_os_error() == Some(libc::EPERM) => {
                 Err(err.context("make the device").with_hint(
                     "only root of the host may make devices (CAP_MKNOD): `skip_devices` leaves them out, and a \
@@ -513,6 +518,12 @@ impl<'a> Tree<'a> {
             }
             Err(err) => Err(err.context("make the device")),
         }
+    }
+
+    /// Nothing is seen of what the lower layers have there either.
+    fn leave_out(&mut self, parent: &Rc<Dir>, name: &[u8], path: Vec<u8>) -> Result<()> {
+        self.left_out.insert(path);
+        self.white_out(parent, name)
     }
 
     /// Of anything but files and directories.
@@ -563,6 +574,7 @@ impl<'a> Tree<'a> {
                 return Err(Error::new(ErrorKind::Malformed, format!("{shown} is a directory")));
             }
             Some(_) => {}
+            None if self.left_out.contains(&source) => return self.leave_out(parent, name, path),
             None => self.copy_up(&from, last, &source)?.then_some(()).ok_or_else(missing)?,
         }
         let access = self.setter.access();

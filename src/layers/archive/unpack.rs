@@ -84,6 +84,8 @@ pub struct Unpacked {
     pub stands_alone: bool,
     /// Whether it has an entry for the top, which else is that of the lower layers.
     pub has_top: bool,
+    /// Devices that the caller may not make, where they are [skipped](Unpack::skip_devices).
+    pub left_out: u64,
 }
 
 impl<'a> Unpack<'a> {
@@ -145,7 +147,8 @@ impl<'a> Unpack<'a> {
         self
     }
 
-    /// Leaves devices out that the caller may not make (`CAP_MKNOD`), instead of failing.
+    /// Leaves devices out that the caller may not make (`CAP_MKNOD`), instead of failing. Nothing is in their place, nor
+    /// seen there of the lower layers.
     pub fn skip_devices(mut self, skip: bool) -> Self {
         self.skip_devices = skip;
         self
@@ -253,10 +256,11 @@ pub(super) fn unpack(
         make(archive, &mut tree, &entry).map_err(|err| explain(err, &entry))?;
     }
     let (implied, has_top) = (tree.implied(), tree.has_top());
+    let left_out = tree.left_out.len() as u64;
     tree.finish()?;
     let (entries, bytes) = archive.totals();
     let stands_alone = implied.as_ref().is_some_and(Implied::is_top_at_most);
-    Ok((Unpacked { entries, bytes, stands_alone, has_top }, implied))
+    Ok((Unpacked { entries, bytes, stands_alone, has_top, left_out }, implied))
 }
 
 pub(super) fn explain(err: Error, entry: &Entry) -> Error {
