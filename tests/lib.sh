@@ -50,16 +50,28 @@ cargo_executables() {
 }
 
 # debian_archive CACHE: makes, once, a small Debian root filesystem and prints the name of its tar archive.
-# Its release is this machine's, so that programs compiled here run in it.
 debian_archive() {
-    local release archive include=apparmor,dbus-user-session,iproute2,kmod,libpam-systemd,procps,python3-minimal,strace,systemd,uidmap
+    # The number goes up when the list changes.
+    made_once "$1" debian 3.tar --include=apparmor,dbus-user-session,iproute2,kmod,libpam-systemd,procps,python3-minimal,strace,systemd,uidmap
+}
+
+# programs_archive CACHE: the same with servers, a compiler, and a mirror to install packages from, for tests/programs.
+programs_archive() {
+    made_once "$1" programs 1.tar.zst --include=libc6-dev,make,nginx-light,postgresql,procps,python3-venv,redis-server,tcc \
+        --aptopt='Acquire::Languages "none"' --customize-hook=tests/programs/furnish
+}
+
+# made_once CACHE NAME NUMBER.EXTENSION OPTION ...: calls mmdebstrap for a root filesystem of this machine's release,
+# so that programs compiled here run in it. It is made in memory, as dpkg waits for the disk at each step.
+made_once() {
+    local cache=$1 name=$2 number=$3 release archive
+    shift 3
     release=$(. /etc/os-release && echo "$VERSION_CODENAME") || return
-    # The number goes up when the list above changes.
-    archive=$1/debian-$release-3.tar
+    archive=$cache/$name-$release-$number
     if [[ ! -e $archive ]]; then
-        mmdebstrap --variant=minbase --include="$include" "$release" "$archive.part.tar" \
-            >"$logs/mmdebstrap.log" 2>&1 </dev/null || return
-        mv "$archive.part.tar" "$archive"
+        TMPDIR=/dev/shm mmdebstrap --variant=minbase "$@" "$release" "$cache/part-${archive##*/}" \
+            >"$logs/mmdebstrap-$name.log" 2>&1 </dev/null || return
+        mv "$cache/part-${archive##*/}" "$archive"
     fi
     echo "$archive"
 }
@@ -91,7 +103,7 @@ if [[ \$program == */rustdoctest* ]]; then
     cd "$stage/tree"
 fi
 kept=()
-for name in CI CORACLE_SKIPS CORACLE_TEST_ROOTFS CORACLE_TEST_ENOSYS CARGO_MANIFEST_DIR RUST_BACKTRACE; do
+for name in CI CORACLE_SKIPS CORACLE_TEST_ROOTFS CORACLE_TEST_PROGRAMS CORACLE_TEST_ENOSYS CARGO_MANIFEST_DIR RUST_BACKTRACE; do
     [[ ! -v \$name ]] || kept+=("\$name=\${!name}")
 done
 setpriv --reuid="$user" --regid="$user" --init-groups --inh-caps=-all env -i "\${kept[@]}" \

@@ -37,47 +37,18 @@ mod parsers {
     mod sizes;
 }
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use coracle::image::{Image, Store};
 
 use common::Sandbox;
+use common::command_line::{Ran, command, finish, on, program};
 use fixture::{add_with, store};
-
-/// The example, which cargo and tests/run put beside the tests.
-fn program() -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    let program = tests.parent().unwrap().with_file_name("examples").join("coracle");
-    assert!(program.exists(), "first `cargo build --example coracle`");
-    program
-}
-
-/// What a run printed, and its exit status.
-#[derive(Debug)]
-struct Ran {
-    out: String,
-    err: String,
-    status: i32,
-}
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(program());
-    command.args(arguments).stdin(Stdio::null()).env_remove("CORACLE_ROOT").env("TZ", "UTC");
-    command
-}
-
-fn finish(command: &mut Command) -> Ran {
-    let output = command.output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    let status = output.status.code().unwrap();
-    Ran { out: text(output.stdout), err: text(output.stderr), status }
-}
 
 /// Runs it on the store.
 fn run(store: &Store, arguments: &[&str]) -> Ran {
-    finish(command(arguments).env("CORACLE_ROOT", store.path()))
+    finish(&mut on(store.path(), arguments))
 }
 
 /// Runs what must succeed without a complaint, and gives the lines that it printed.

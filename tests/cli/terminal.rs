@@ -1,80 +1,20 @@
 //! Containers on a real terminal, which tmux plays.
 
-use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
-
-use crate::common::{self, Missing, require};
+use crate::common::require;
+use crate::common::tmux::Tmux;
 use crate::life::Scene;
-use crate::{lines, program, run};
+use crate::{lines, run};
 
-/// A terminal with a shell of the host on it.
-struct Tmux {
-    socket: String,
-}
-
-impl Tmux {
-    fn start(scene: &Scene) -> Result<Self, Missing> {
-        common::program("tmux")?;
-        let tmux = Self { socket: scene.dir.join("tmux").display().to_string() };
-        let root = format!("CORACLE_ROOT={}", scene.store.path().display());
-        let size = ["-x", "100", "-y", "30"];
-        let shell = "exec env PS1='host> ' sh";
-        tmux.run(
-            &[&["-f", "/dev/null", "new-session", "-d", "-e", &root], &size[..], &[shell]].concat(),
-        );
-        tmux.shows("host>");
-        Ok(tmux)
-    }
-
-    fn run(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new("tmux");
-        command.args(["-S", &self.socket]).args(arguments).env_remove("TMUX").env("TERM", "xterm");
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Types this and the return key.
-    fn types(&self, line: &str) {
-        self.run(&["send-keys", "-l", line]);
-        self.key("Enter");
-    }
-
-    fn key(&self, name: &str) {
-        self.run(&["send-keys", name]);
-    }
-
-    /// Runs the command line tool.
-    fn coracle(&self, arguments: &str) {
-        self.types(&format!("clear; {} {arguments}", program().display()));
-    }
-
-    fn screen(&self) -> String {
-        self.run(&["capture-pane", "-p", "-J"])
-    }
-
-    /// Waits until a line of the screen is this.
-    fn shows(&self, line: &str) {
-        let end = Instant::now() + Duration::from_secs(60);
-        while !self.screen().lines().any(|it| it.trim_end() == line) {
-            assert!(Instant::now() < end, "{line:?} does not come: {}", self.screen());
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Tmux {
-    fn drop(&mut self) {
-        let mut command = Command::new("tmux");
-        let _ = command.args(["-S", &self.socket, "kill-server"]).output();
+impl Scene {
+    fn terminal(&self) -> Result<Tmux, crate::common::Missing> {
+        Tmux::start(&self.dir, self.store.path())
     }
 }
 
 #[test]
 fn a_shell_in_a_container_has_a_terminal_of_the_windows_size() {
     let scene = require!(Scene::new("cli-tty"));
-    let tmux = require!(Tmux::start(&scene));
+    let tmux = require!(scene.terminal());
     tmux.coracle("run -it --rm -e PS1='box> ' busybox:1 sh");
     tmux.shows("box>");
     tmux.types("echo $TERM $(stty size) $((40 + 2))");
@@ -100,7 +40,7 @@ fn a_shell_in_a_container_has_a_terminal_of_the_windows_size() {
 #[test]
 fn the_keys_leave_a_container_running_and_attach_comes_back() {
     let scene = require!(Scene::new("cli-detach"));
-    let tmux = require!(Tmux::start(&scene));
+    let tmux = require!(scene.terminal());
     tmux.coracle("run -it --name work -e PS1='box> ' busybox:1 sh");
     tmux.shows("box>");
     tmux.types("X=kept");
@@ -135,7 +75,7 @@ fn the_keys_leave_a_container_running_and_attach_comes_back() {
 #[test]
 fn a_terminal_is_set_right_when_this_program_is_killed() {
     let scene = require!(Scene::new("cli-tty-killed"));
-    let tmux = require!(Tmux::start(&scene));
+    let tmux = require!(scene.terminal());
     tmux.coracle("run -it --name work -e PS1='box> ' busybox:1 sh");
     tmux.shows("box>");
     let pane: i32 = tmux.run(&["display-message", "-p", "#{pane_pid}"]).trim().parse().unwrap();

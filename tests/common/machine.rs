@@ -227,6 +227,18 @@ pub fn debian_rootfs() -> Result<PathBuf, Missing> {
     Err(Missing::new(need, format!("there is none at {}", path.display())))
 }
 
+/// The tar archive of a Debian root filesystem with servers, that `tests/run` makes.
+pub fn programs_archive() -> Result<PathBuf, Missing> {
+    let need = "a Debian root filesystem with servers";
+    let Some(path) = std::env::var_os("CORACLE_TEST_PROGRAMS").map(PathBuf::from) else {
+        return Err(Missing::new(need, "$CORACLE_TEST_PROGRAMS is not set; tests/run makes one"));
+    };
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(Missing::new(need, format!("there is none at {}", path.display())))
+}
+
 /// Version 1 or 2 (hybrid counts) offers the controller, and this user may make a group with it.
 pub fn cgroup_controller(name: &str) -> Result<(), Missing> {
     let need = format!("cgroup controller {name}");

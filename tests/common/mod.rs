@@ -10,6 +10,7 @@ pub mod attack;
 pub mod audit;
 mod btrfs;
 pub mod certificates;
+pub mod command_line;
 pub mod daemon;
 pub mod engines;
 pub mod http;
@@ -23,6 +24,7 @@ pub mod relay;
 mod sandbox;
 pub mod server;
 pub mod stack;
+pub mod tmux;
 #[cfg(feature = "image")]
 pub mod tokens;
 pub mod tree;
@@ -32,8 +34,8 @@ pub use btrfs::{btrfs, btrfs_directory, on_btrfs};
 pub(crate) use machine::require;
 pub use machine::{
     Missing, alone, cgroup_controller, containers, debian_rootfs, delegated_cgroup, emulated,
-    kernel, not_root, overlay, program, rerun, root, rounds, stacks, stacks_in_memory,
-    subordinate_ids, system_calls, time_limit, user_namespaces,
+    kernel, not_root, overlay, program, programs_archive, rerun, root, rounds, stacks,
+    stacks_in_memory, subordinate_ids, system_calls, time_limit, user_namespaces,
 };
 pub use sandbox::{Sandbox, setup, setup_in_memory};
 
