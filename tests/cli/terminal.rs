@@ -1,12 +1,12 @@
 //! Containers on a real terminal, which tmux plays.
 
-use crate::common::require;
 use crate::common::tmux::Tmux;
+use crate::common::{Missing, require};
 use crate::life::Scene;
 use crate::{lines, run};
 
 impl Scene {
-    fn terminal(&self) -> Result<Tmux, crate::common::Missing> {
+    fn terminal(&self) -> Result<Tmux, Missing> {
         Tmux::start(&self.dir, self.store.path())
     }
 }

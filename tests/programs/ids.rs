@@ -55,46 +55,50 @@ fn root_of_a_container_is_not_root_of_the_host() {
 
 #[test]
 fn files_keep_plain_ids_in_volumes_and_archives() {
+    const IDS: [u32; 4] = [0, 33, 1000, 65533];
     let scene = require!(Scene::new("files"));
-    let script = "cd /data && for id in 0 33 1000 65533; do : > $id && chown $id:$id $id; done
-        cp -a /data /srv/copy";
+    let make = "cd /data && for id in $IDS; do : > $id && chown $id:$id $id; done && cp -a /data /srv/copy";
+    let ids = format!("IDS={}", IDS.map(|id| id.to_string()).join(" "));
     let volume = ["-v", "files:/data"];
-    scene.says(&[&["run", "--name", "files"], &volume[..], &[IMAGE, "sh", "-c", script]].concat());
-    let stat = ["sh", "-c", "stat -c %n:%u:%g /data/*"];
-    let expected = "/data/0:0:0\n/data/1000:1000:1000\n/data/33:33:33\n/data/65533:65533:65533";
-    let again = [&["run", "--rm"], &volume[..], &[IMAGE], &stat].concat();
-    assert_eq!(scene.says(&again), expected, "in another container");
-    let data = scene.says(&["volume", "inspect", "-f", "{{.Mountpoint}}", "files"]);
-    let range = if common::root().is_ok() { None } else { Some(subordinate_ids()) };
-    let archive = scene.dir.join("files.tar");
-    scene.says(&["export", "-o", archive.to_str().unwrap(), "files"]);
-    let mut archive = tar::Archive::new(fs::File::open(archive).unwrap());
-    let mut archived: Vec<_> = (archive.entries().unwrap().map(Result::unwrap))
+    scene.says(
+        &[&["run", "--name", "files", "-e", &ids], &volume[..], &[IMAGE, "sh", "-c", make]]
+            .concat(),
+    );
+    let expected = IDS.map(|id| format!("{id} {id}:{id}")).join("\n");
+    // In another container.
+    let list = ["sh", "-c", "cd /data && stat -c '%n %u:%g' $(ls | sort -n)"];
+    assert_eq!(scene.says(&[&["run", "--rm"], &volume[..], &[IMAGE], &list].concat()), expected);
+
+    let file = scene.dir.join("files.tar");
+    scene.says(&["export", "-o", file.to_str().unwrap(), "files"]);
+    let mut archive = tar::Archive::new(fs::File::open(file).unwrap());
+    let entries = archive.entries().unwrap().map(Result::unwrap);
+    let archived: BTreeSet<_> = entries
         .filter_map(|entry| {
-            let name = entry.path().unwrap().strip_prefix("srv/copy").ok()?.display().to_string();
-            let header = entry.header();
-            (!name.is_empty()).then(|| (name, header.uid().unwrap(), header.gid().unwrap()))
+            let path = entry.path().unwrap();
+            let id: u64 = path.strip_prefix("srv/copy").ok()?.to_str()?.parse().ok()?;
+            Some([id, entry.header().uid().unwrap(), entry.header().gid().unwrap()])
         })
         .collect();
-    archived.sort_by_key(|(_, uid, _)| *uid);
-    let ids = [0, 33, 1000, 65533];
-    assert_eq!(archived, ids.map(|id| (id.to_string(), u64::from(id), u64::from(id))));
-    for id in ids {
-        let meta = fs::metadata(format!("{data}/{id}")).unwrap();
-        // Without privilege they are the user's, and those that the user has been given.
-        let on_disk = match range {
-            None => id,
-            Some(_) if id == 0 => nix::unistd::geteuid().as_raw(),
-            Some(first) => first + id - 1,
+    assert_eq!(archived, IDS.map(|id| [u64::from(id); 3]).into());
+
+    let data = scene.says(&["volume", "inspect", "-f", "{{.Mountpoint}}", "files"]);
+    let root = common::root().is_ok();
+    for id in IDS {
+        // Without privilege the files are the user's, and of those ids that the user has been given.
+        let on_disk = match id {
+            id if root => id,
+            0 => nix::unistd::geteuid().as_raw(),
+            id => subordinate_ids() + id - 1,
         };
-        assert_eq!(meta.uid(), on_disk, "{id}");
+        assert_eq!(fs::metadata(format!("{data}/{id}")).unwrap().uid(), on_disk, "{id}");
     }
 }
 
-/// The first of the caller's.
+/// The first of the user's.
 fn subordinate_ids() -> u32 {
-    let name = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap();
     let all = fs::read_to_string("/etc/subuid").unwrap();
-    let range = all.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).unwrap();
-    range.split(':').next().unwrap().parse().unwrap()
+    let mine = all.lines().find_map(|line| line.strip_prefix(&format!("{}:", user.name)));
+    mine.and_then(|range| range.split(':').next()?.parse().ok()).unwrap()
 }

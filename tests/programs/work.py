@@ -53,7 +53,8 @@ def servers():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     found = []
-    get = lambda: found.append(urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/page").read())
+    page = f"http://127.0.0.1:{server.server_port}/page"
+    get = lambda: found.append(urllib.request.urlopen(page).read())
     threads = [threading.Thread(target=get) for _ in range(20)]
     for thread in threads:
         thread.start()
@@ -62,12 +63,10 @@ def servers():
     assert found == [b"served"] * 20
     server.shutdown()
     for family, address in ((socket.AF_INET6, ("::1", 0)), (socket.AF_UNIX, "socket")):
-        with socket.create_server(address, family=family) if family != socket.AF_UNIX else socket.socket(family) as listener:
-            if family == socket.AF_UNIX:
-                listener.bind(address)
-                listener.listen()
-            with socket.socket(family) as peer:
-                peer.connect(listener.getsockname())
+        with socket.socket(family) as listener, socket.socket(family) as peer:
+            listener.bind(address)
+            listener.listen()
+            peer.connect(listener.getsockname())
 
 
 def files():
