@@ -79,7 +79,8 @@ pub struct Config {
     pub mounts: Vec<MountConfig>,
     /// `/dev/x[:/dev/y[:rwm]]` of the host.
     pub devices: Vec<String>,
-    /// `NAME=VALUE`, of namespaces of its own.
+    /// `NAME=VALUE`, of namespaces of its own. In a network of its own, unless it has the host's processes,
+    /// `net.ipv4.ip_unprivileged_port_start` is 0 if nothing else is said: every user may serve on any port.
     pub sysctls: Vec<String>,
     /// `NAME=SOFT[:HARD]`, see getrlimit(2).
     pub ulimits: Vec<String>,

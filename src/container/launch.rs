@@ -69,9 +69,7 @@ impl Launch {
         if let Some(value) = config.oom_score_adj {
             command.oom_score_adj(value);
         }
-        for sysctl in &config.sysctls {
-            command.sysctl(sysctl.parse()?);
-        }
+        sysctls(&mut command, config)?;
         mounts::add(&mut command, locked, &rootfs, &hostname)?;
         for device in &config.devices {
             command.device(parse_device(device)?.0);
@@ -329,6 +327,18 @@ fn namespaces(command: &mut Command, config: &Config) {
             command.share(kind);
         }
     }
+}
+
+/// The ports of a network of its own are nobody else's, so that there is nothing to keep from its users.
+fn sysctls(command: &mut Command, config: &Config) -> Result<()> {
+    // Where it has the host's processes, its /proc is the host's too, and cannot be written.
+    if !config.share.network && !config.share.pid {
+        command.sysctl(Sysctl::new("net.ipv4.ip_unprivileged_port_start", "0")?);
+    }
+    for sysctl in &config.sysctls {
+        command.sysctl(sysctl.parse()?);
+    }
+    Ok(())
 }
 
 pub(super) fn enter_working_dir(command: &mut Command, config: &Config, image: &Image) {

@@ -15,10 +15,10 @@ use crate::error::{Error, Result};
 /// | `SYS_CHROOT` | sandboxed daemons such as sshd |
 ///
 /// Of the fourteen that Docker gives, three are left out. `MKNOD`: a device node is a way to the host's
-/// devices. `NET_RAW`: a packet socket can forge and read the traffic of neighbours; `ping` works without.
-/// `AUDIT_WRITE`: writes into the host's audit log. The inheritable and ambient sets are empty: an
-/// inheritable capability would be handed to programs that the container's user never gave it to
-/// (CVE-2022-24769).
+/// devices. `NET_RAW`: a packet socket can forge and read the traffic of neighbours; without it, a program whose
+/// file asks for it, as Debian's `ping` does, cannot be executed. `AUDIT_WRITE`: writes into the host's audit log.
+/// The inheritable and ambient sets are empty: an inheritable capability would be handed to programs that the
+/// container's user never gave it to (CVE-2022-24769).
 ///
 /// For a process whose user id is 0 in its user namespace, `execve` makes the permitted and effective sets
 /// anew from the *bounding* set. A set that is to hold for root has to be left out of there too;

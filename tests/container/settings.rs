@@ -57,6 +57,15 @@ fn it_is_as_it_was_asked_to_be() {
     assert!(few.contains("0000000000000400"), "{few}");
     let limit = says(&scene, "ulimit -n", |it| it.ulimits = vec!["nofile=77:88".into()]);
     assert_eq!(limit, "77\n");
+    // Its network is its own, and so are the ports: all users may serve on them.
+    let first_port = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start";
+    assert_eq!(says(&scene, first_port, |_| {}), "0\n");
+    let changed = says(&scene, first_port, |it| {
+        it.sysctls = vec!["net.ipv4.ip_unprivileged_port_start=80".into()];
+    });
+    assert_eq!(changed, "80\n");
+    let of_host = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    assert_eq!(says(&scene, first_port, |it| it.share.network = true), of_host);
     let shm = says(&scene, "mount | grep /dev/shm", |it| it.shm_size = Some(1 << 20));
     assert!(shm.contains("size=1024k"), "{shm}");
 }

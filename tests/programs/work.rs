@@ -23,6 +23,16 @@ fn python_makes_an_environment_with_pip() {
     assert!(said.ends_with("\n/tmp/own/bin/python"), "{said}");
 }
 
+#[test]
+fn python_serves_on_a_low_port_as_an_ordinary_user() {
+    let scene = require!(Scene::new("web"));
+    let server = ["python3", "-m", "http.server", "--directory", "/etc/python3", "80"];
+    scene.starts(&["-u", "nobody"], &server);
+    let get = "from urllib.request import urlopen; print(urlopen('http://127.0.0.1/').status)";
+    scene.until(&["python3", "-c", get]);
+    assert_eq!(scene.exec(&[], &["python3", "-c", get]), "200");
+}
+
 /// All of its thousand compilers at once.
 const BUILD: &str = r#"set -e
     mkdir /build && cd /build
