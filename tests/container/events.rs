@@ -13,7 +13,7 @@ use coracle::namespaces::{Command, Signal};
 use coracle::{Engine, ErrorKind, MIB};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::common::require;
+use crate::common::{require, root};
 use crate::{Scene, scene};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -104,6 +104,8 @@ fn a_life_is_told_from_beginning_to_end() {
 #[test]
 fn a_commit_is_told_with_what_it_has_made() {
     let scene = require!(scene("events-commit"));
+    // To pause takes a cgroup, and an ordinary user may have none.
+    require!(root());
     let builder = scene.engine.container("box").name("work").command(["sleep", "600"]);
     let container = builder.start().unwrap();
     let start = SystemTime::now();
