@@ -65,12 +65,22 @@ impl Root {
 
     /// An image in the store; of several platforms the given one, or the host's.
     pub fn image(&self, name: &str, platform: Option<&Platform>) -> Result<Image> {
-        let store = self.store()?;
-        Ok(match platform {
-            Some(platform) => store.image_for(name, platform)?,
-            None => store.image(name)?,
-        })
+        image(&self.store()?, name, platform)
     }
+
+    /// The store, if this image is in it.
+    pub fn store_with(&self, name: &str, platform: Option<&Platform>) -> Result<Store> {
+        let store = self.store()?;
+        image(&store, name, platform)?;
+        Ok(store)
+    }
+}
+
+fn image(store: &Store, name: &str, platform: Option<&Platform>) -> Result<Image> {
+    Ok(match platform {
+        Some(platform) => store.image_for(name, platform)?,
+        None => store.image(name)?,
+    })
 }
 
 fn usual_place() -> Result<PathBuf> {

@@ -1,10 +1,9 @@
 //! The files that tell a container who and where it is: /etc/hosts, /etc/hostname and /etc/resolv.conf.
 
 use std::fmt::Write;
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::config::Config;
@@ -15,18 +14,12 @@ use crate::error::{Context, Error, Result};
 pub(super) const MOUNT_POINTS: &[&str] =
     &["/dev", "/etc", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/proc", "/sys"];
 
-/// Writes them into a directory of the container's, and returns where they are to be mounted, read-only.
+/// Writes them into the directory of the container, and returns where they are to be mounted, read-only.
 pub(super) fn files(
     dir: &Path,
     config: &Config,
     hostname: &str,
 ) -> Result<[(PathBuf, &'static str); 3]> {
-    match DirBuilder::new().mode(0o755).create(dir) {
-        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(err).context(|| format!("make {}", dir.display()));
-        }
-        _ => {}
-    }
     let write = |name, content: String| {
         let path = dir.join(name);
         files::write(&path, content.as_bytes(), Durable::No).map(|()| path)

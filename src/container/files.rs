@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -17,11 +17,15 @@ use crate::image::{read_file, sync_dir};
 /// The longest of these files that is read.
 const LONGEST: u64 = 4 << 20;
 
-/// Whether a file must be on disk when the call returns, or may be lost if the machine fails.
+/// What is to be left of a file if the machine fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Durable {
+    /// All of it, from when the call returns.
     Yes,
+    /// What it was before, perhaps.
     No,
+    /// Nothing of use.
+    Never,
 }
 
 /// A lock that is held: an flock(2) on an open file of its own, so threads exclude one another as processes do, and the
@@ -114,7 +118,7 @@ pub(super) fn write(path: &Path, bytes: &[u8], durable: Durable) -> Result<()> {
         if durable == Durable::Yes {
             file.sync_all()?;
         }
-        fs::rename(&aside, path)
+        replace(&aside, path, durable)
     })();
     if let Err(err) = written {
         let _ = fs::remove_file(&aside);
@@ -129,8 +133,18 @@ pub(super) fn write(path: &Path, bytes: &[u8], durable: Durable) -> Result<()> {
     }
     match durable {
         Durable::Yes => path.parent().map_or(Ok(()), sync_dir).context(attempt),
-        Durable::No => Ok(()),
+        Durable::No | Durable::Never => Ok(()),
     }
+}
+
+/// File systems begin to write to disk at once what takes the place of a file by rename(2), lest a failure of the machine
+/// leave neither. What changes places with it they do not.
+fn replace(aside: &Path, path: &Path, durable: Durable) -> io::Result<()> {
+    let exchange = || renameat2(AT_FDCWD, aside, AT_FDCWD, path, RenameFlags::RENAME_EXCHANGE);
+    if durable == Durable::Never && exchange().is_ok() {
+        return fs::remove_file(aside);
+    }
+    fs::rename(aside, path)
 }
 
 /// Fine if it is gone already.

@@ -309,7 +309,7 @@ impl Home {
         image: &Image,
     ) -> Result<()> {
         // One that goes when it ends does not survive the machine either.
-        let durable = if identity.config.remove { Durable::No } else { Durable::Yes };
+        let durable = if identity.config.remove { Durable::Never } else { Durable::Yes };
         let attempt = || format!("make {}", staging.display());
         let _mine = {
             let _names = self.lock_names()?;
@@ -334,7 +334,7 @@ impl Home {
             Durable::Yes => {
                 sync_dir(&self.dir.join("by-id")).and_then(|()| sync_dir(&self.dir.join("names")))
             }
-            Durable::No => Ok(()),
+            Durable::No | Durable::Never => Ok(()),
         }
     }
 
@@ -363,6 +363,10 @@ impl Home {
         }
         if !dead.is_empty() {
             for id in self.ids()? {
+                if self.has_not_survived(&id) {
+                    remove::damaged(self, &id)?;
+                    continue;
+                }
                 // One that cannot be read stays as it is; whoever asks for it is told.
                 if self.record(&id).is_ok_and(|record| {
                     record.supervisor.is_some() || record.phase == super::Phase::Removing
@@ -393,6 +397,18 @@ impl Home {
             let _ = remove::empty(self, &path);
         }
         Ok(())
+    }
+
+    /// Whether the machine has failed before its files were on disk, which those that go when they end do not wait for.
+    fn has_not_survived(&self, id: &ContainerId) -> bool {
+        let is_empty = |name| {
+            let found = fs::symlink_metadata(self.directory(id).join(name));
+            found.is_ok_and(|found| found.is_file() && found.len() == 0)
+        };
+        match self.identity(id) {
+            Ok(identity) => identity.config.remove && is_empty("state.json"),
+            Err(_) => is_empty("config.json"),
+        }
     }
 
     /// Whether the maker of a container is dead.

@@ -65,11 +65,12 @@ impl<'a> Locked<'a> {
 
     pub(super) fn save(&self) -> Result<()> {
         // After a failure of the machine no container runs, whatever is written there.
-        files::write_json(&self.directory().join("state.json"), &self.record, Durable::No)
+        let durable = if self.identity.config.remove { Durable::Never } else { Durable::No };
+        files::write_json(&self.directory().join("state.json"), &self.record, durable)
     }
 
     pub(super) fn save_identity(&self) -> Result<()> {
-        let durable = if self.identity.config.remove { Durable::No } else { Durable::Yes };
+        let durable = if self.identity.config.remove { Durable::Never } else { Durable::Yes };
         files::write_json(&self.directory().join("config.json"), &self.identity, durable)
     }
 

@@ -45,7 +45,7 @@ pub(super) fn add(
         }
         command.mount(mount);
     }
-    for (file, target) in etc::files(&locked.directory().join("etc"), config, hostname)? {
+    for (file, target) in etc::files(&locked.directory(), config, hostname)? {
         let target = resolved(&view, Path::new(target))?;
         if all.iter().all(|(other, _)| *other != target) {
             command.mount(Mount::bind(file, target).read_only());

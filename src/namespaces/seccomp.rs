@@ -23,6 +23,8 @@ pub use arch::Arch;
 pub use arg::{Arg, Op};
 pub use listener::{Listener, Notification, Response};
 
+#[cfg(feature = "container")]
+use super::capabilities::Capabilities;
 use super::nearest::nearest;
 use crate::error::{Error, Result};
 use bpf::{Assembler, Label};
@@ -254,6 +256,13 @@ impl Seccomp {
             }
             _ => self.assemble(granted_caps),
         }
+    }
+
+    /// Compiles what a process gets that asks for nothing else, for when the first one is started. Takes a quarter of a
+    /// millisecond, once in a process.
+    #[cfg(feature = "container")]
+    pub(crate) fn warm_up() {
+        let _ = Self::default_profile().compile(Capabilities::default().granted());
     }
 
     fn assemble(&self, granted_caps: u64) -> Result<Vec<sock_filter>> {

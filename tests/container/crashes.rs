@@ -40,6 +40,34 @@ fn damaged_and_future_files_are_told_and_can_be_removed() {
     again.remove().unwrap();
 }
 
+/// The files of those that go when they end are not waited for: a machine that fails may leave them empty.
+#[test]
+fn what_goes_with_its_end_is_removed_when_the_machine_has_lost_its_files() {
+    let scene = require!(scene("container-lost"));
+    let containers = scene.dir.join("root/containers");
+    for file in ["config.json", "state.json"] {
+        let builder = scene.engine.container("box").command(["true"]);
+        let gone = builder.clone().name("gone").remove_on_exit().create().unwrap();
+        let kept = builder.name("kept").create().unwrap();
+        for container in [&gone, &kept] {
+            let directory = containers.join("by-id").join(container.id().as_str());
+            std::fs::write(directory.join("state.json"), "").unwrap();
+            if container.id() == gone.id() {
+                std::fs::write(directory.join(file), "").unwrap();
+            }
+        }
+        // Of a process that is dead.
+        std::fs::write(containers.join("supervisors/1-1-0"), "").unwrap();
+        let engine = Engine::open(scene.dir.join("root")).unwrap();
+        let left: Vec<_> = engine.containers().unwrap().iter().map(|it| it.id().clone()).collect();
+        assert_eq!(left, [kept.id().clone()], "{file}");
+        assert!(std::fs::read_dir(containers.join("trash")).unwrap().next().is_none());
+        // The name is free.
+        engine.container("box").name("gone").command(["true"]).create().unwrap().remove().unwrap();
+        kept.remove_forced().unwrap();
+    }
+}
+
 #[test]
 fn the_containers_of_a_killed_process_are_found_dead() {
     alone(|| {

@@ -99,9 +99,9 @@ impl Options {
     fn engine(&self, image: &str, root: &Root, registries: &Registries) -> Result<Engine> {
         match self.pull {
             When::Never => return root.engine(),
-            When::Missing => match root.image(image, self.platform.as_ref()) {
+            When::Missing => match root.store_with(image, self.platform.as_ref()) {
                 Err(failure) if failure.is_not_found() => {}
-                found => return found.and_then(|_| root.engine()),
+                store => return Ok(Engine::with(store?)?),
             },
             When::Always => {}
         }

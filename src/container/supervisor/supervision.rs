@@ -29,7 +29,7 @@ use super::visitors::{self, Visitors};
 use super::{Order, Start, Supervisor, When};
 use crate::cgroups::Cgroup;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::namespaces::TerminalSize;
+use crate::namespaces::{Seccomp, TerminalSize};
 
 /// How long a container waits for somebody who is attached and does not read.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -98,6 +98,8 @@ impl Supervision {
 
     /// Until it is told to quit.
     pub(super) fn run(mut self) {
+        // Meanwhile, its files are prepared by whoever starts the first container.
+        Seccomp::warm_up();
         while self.turn() {}
     }
 
@@ -315,15 +317,11 @@ impl Supervision {
                 if restart {
                     self.restart_later(&mut locked, &container);
                 }
-                let remove = locked.identity.config.remove && !restart;
-                if remove {
-                    locked.record.phase = Phase::Removing;
-                }
                 // A full disk, perhaps: whoever opens it next finds the supervisor dead or the process gone.
-                let saved = locked.save();
-                if remove && saved.is_ok() {
-                    let _ = remove::finish(&mut locked);
-                }
+                let _ = match locked.identity.config.remove && !restart {
+                    true => remove::finish(&mut locked),
+                    false => locked.save(),
+                };
                 // Under the lock: whoever takes it next finds nothing of it running.
                 container.home().has_ended(container.id());
             }
