@@ -17,8 +17,17 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// Starts Debian's with all of its files in `dir`. `None` if it is not installed.
+    /// Starts Debian's with all of its files in `dir`; its containers have no network. `None` if it is not installed.
     pub fn start(dir: &Path) -> Result<Option<Self>> {
+        Self::start_in("exec \"$@\" --bridge=none --iptables=false --ip6tables=false", &[], dir)
+    }
+
+    /// The same with the bridge that it makes by itself, in a network namespace that goes with it.
+    pub fn start_bridged(dir: &Path) -> Result<Option<Self>> {
+        Self::start_in("ip link set lo up && exec \"$@\"", &["--net"], dir)
+    }
+
+    fn start_in(script: &str, namespaces: &[&str], dir: &Path) -> Result<Option<Self>> {
         let client = PathBuf::from("/usr/bin/docker");
         if !client.exists() || !Path::new("/usr/sbin/dockerd").exists() {
             return Ok(None);
@@ -27,10 +36,10 @@ impl Docker {
         let socket = format!("unix://{}", at("docker.sock").display());
         let log = File::create(at("dockerd.log"))?;
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private", "/usr/sbin/dockerd", "-H", &socket]);
+        command.args(namespaces).args(["--mount", "--propagation", "private"]);
+        command.args(["sh", "-c", script, "sh", "/usr/sbin/dockerd", "-H", &socket]);
         command.arg("--data-root").arg(at("docker")).arg("--exec-root").arg(at("docker-run"));
         command.arg("--pidfile").arg(at("docker.pid")).args(["--storage-driver", "overlay2"]);
-        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut docker = Self { daemon: command.spawn()?, client, socket };
         let end = Instant::now() + Duration::from_secs(60);

@@ -86,7 +86,7 @@ fn compare(rounds: usize, directory: &str) -> Result<()> {
     Pack::new().tree(File::open(fixture.root())?, File::create(&archive)?)?;
     let archive = text(&archive);
     let dir = tempfile::Builder::new().prefix("coracle-cli-").tempdir_in(directory)?;
-    let docker = Docker::start(dir.path())?;
+    let docker = Docker::start_bridged(dir.path())?;
     let place = Place { dir, docker };
 
     let ours = place.coracle()?;
@@ -99,8 +99,9 @@ fn compare(rounds: usize, directory: &str) -> Result<()> {
         run(&docker, &["import", &archive, "box"])?;
         let options = ["run", "--network", "none"];
         run(&docker, &[&options[..], &["-d", "--name", "up", "box", "sleep", "1000000"]].concat())?;
-        let rm = [&options[..], &["--rm", "box", "true"]].concat();
-        runs.push(contender("docker, --network none", &docker, &rm)?);
+        let rm = ["--rm", "box", "true"];
+        runs.push(contender("docker", &docker, &[&["run"], &rm[..]].concat())?);
+        runs.push(contender("docker, --network none", &docker, &[&options[..], &rm].concat())?);
         execs.push(contender("docker", &docker, &["exec", "up", "true"])?);
     }
     if let Some(podman) = place.podman() {
