@@ -66,7 +66,7 @@ impl Engine {
         Self::open(root)
     }
 
-    /// The images.
+    /// The images. What is done to them through this handle and its clones, [events](Self::events) tell.
     pub fn store(&self) -> &Store {
         self.home.store()
     }
@@ -127,7 +127,7 @@ impl Engine {
         Ok(due)
     }
 
-    /// What happens to containers and volumes, whichever process does it: [`events`](crate::container::events) shows how to read it.
+    /// What happens to containers, images and volumes, whichever process does it: [`events`](crate::container::events) shows how to read it.
     pub fn events(&self) -> Events {
         self.home.events()
     }

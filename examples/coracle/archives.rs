@@ -5,8 +5,8 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use coracle::ErrorKind;
 use coracle::image::{Reference, Store};
-use coracle::{Engine, ErrorKind};
 use tempfile::NamedTempFile;
 
 use crate::failure::{Failure, Result};
@@ -30,8 +30,9 @@ pub struct SaveArgs {
 
 impl SaveArgs {
     pub fn run(self, root: &Root) -> Result<()> {
-        let store = root.store()?;
-        let images = with_all_tags(&store, &self.images)?;
+        let engine = root.engine()?;
+        let store = engine.store();
+        let images = with_all_tags(store, &self.images)?;
         write_archive(self.output.as_deref(), |file| {
             store.save(&images, Bytes::new("saving", None, file))
         })
@@ -97,8 +98,8 @@ pub struct ExportArgs {
 
 impl ExportArgs {
     pub fn run(self, root: &Root) -> Result<()> {
-        let store = root.store()?;
-        let container = match Engine::with(store.clone()).and_then(|it| it.find(&self.name)) {
+        let engine = root.engine()?;
+        let container = match engine.find(&self.name) {
             Err(err) if err.kind() == ErrorKind::NotFound => None,
             other => Some(other?),
         };
@@ -107,7 +108,7 @@ impl ExportArgs {
                 container.export(Bytes::new("exporting", None, file))
             });
         }
-        let image = store.image(&self.name)?;
+        let image = engine.store().image(&self.name)?;
         write_archive(self.output.as_deref(), |file| {
             image.export(Bytes::new("exporting", None, file)).map(drop)
         })
@@ -131,7 +132,8 @@ pub struct LoadArgs {
 impl LoadArgs {
     pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
         let (archive, length) = open_archive(self.input.as_deref())?;
-        let store = root.store_to_fill()?;
+        let engine = root.engine_to_fill()?;
+        let store = engine.store();
         let loaded = match self.quiet {
             true => store.load(archive)?,
             false => store.load(Bytes::new("loading", length, archive))?,

@@ -41,8 +41,8 @@ impl Args {
         }
         let (archive, length) =
             open_archive(Some(&*self.archive).filter(|path| *path != Path::new("-")))?;
-        let store = root.store_to_fill()?;
-        let mut import = Import::new(&store).changes(changes);
+        let engine = root.engine_to_fill()?;
+        let mut import = Import::new(engine.store()).changes(changes);
         if let Some(name) = self.name {
             import = import.name(name);
         }

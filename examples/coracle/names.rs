@@ -24,7 +24,7 @@ pub struct TagArgs {
 
 impl TagArgs {
     pub fn run(self, root: &Root) -> Result<()> {
-        root.store()?.tag(&self.source, &self.target)?;
+        root.engine()?.store().tag(&self.source, &self.target)?;
         Ok(())
     }
 }
@@ -48,10 +48,11 @@ pub struct RemoveArgs {
 
 impl RemoveArgs {
     pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
-        let store = root.store()?;
+        let engine = root.engine()?;
+        let store = engine.store();
         let mut failed = false;
         for name in &self.images {
-            if let Err(failure) = self.remove(&store, name, out) {
+            if let Err(failure) = self.remove(store, name, out) {
                 out.flush()?;
                 failure.print();
                 failed |= !(self.force && failure.is_not_found());

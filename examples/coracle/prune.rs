@@ -32,13 +32,14 @@ pub struct Args {
 
 impl Args {
     pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
-        let store = root.store()?;
+        let engine = root.engine()?;
+        let store = engine.store();
         let mut filter = Filter::new();
         if !self.all && !self.filter.iter().any(|it| it.is("dangling")) {
             filter = filter.dangling(true);
         }
         for condition in &self.filter {
-            filter = condition.add_to(filter, &store)?;
+            filter = condition.add_to(filter, store)?;
         }
         let question = match self.all {
             true => {
@@ -49,7 +50,7 @@ impl Args {
         if !self.force && !prompt::agreed(question, out)? {
             return out.line("Total reclaimed space: 0B");
         }
-        prune(&store, &filter, out)
+        prune(store, &filter, out)
     }
 }
 

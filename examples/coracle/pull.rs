@@ -40,7 +40,7 @@ impl Args {
             return Err(Failure::new("tag can't be used with --all-tags/-a"));
         }
         let registry = registries.client(reference.registry())?;
-        let store = root.store_to_fill()?;
+        let store = root.engine_to_fill()?.store().clone();
         let (quiet, platform) = (self.quiet, self.platform);
         let say: Say = &mut |line| {
             out.line(line)?;

@@ -37,7 +37,7 @@ impl Args {
             return Err(Failure::new("tag can't be used with --all-tags/-a"));
         }
         let registry = registries.client(reference.registry())?;
-        let store = root.store()?;
+        let store = root.engine()?.store().clone();
         let say: Say = &mut |line| {
             out.line(line)?;
             out.flush()

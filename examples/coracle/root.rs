@@ -32,12 +32,11 @@ impl Root {
                     failure => failure,
                 }
             }),
-            None => self.store_to_fill(),
+            None => self.new_store(),
         }
     }
 
-    /// The store, which is made if it is missing.
-    pub fn store_to_fill(&self) -> Result<Store> {
+    fn new_store(&self) -> Result<Store> {
         match self.named() {
             Some(dir) => Ok(Store::open(dir)?),
             None => {
@@ -53,9 +52,14 @@ impl Root {
         }
     }
 
-    /// The engine: the containers beside the images.
+    /// The engine: the containers beside the images. What is done to images through its store is told as an event.
     pub fn engine(&self) -> Result<Engine> {
         Ok(Engine::with(self.store()?)?)
+    }
+
+    /// The engine, whose directory is made if it is missing.
+    pub fn engine_to_fill(&self) -> Result<Engine> {
+        Ok(Engine::with(self.new_store()?)?)
     }
 
     fn named(&self) -> Option<PathBuf> {

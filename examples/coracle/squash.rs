@@ -32,7 +32,8 @@ pub struct Args {
 
 impl Args {
     pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
-        let store = root.store()?;
+        let engine = root.engine()?;
+        let store = engine.store();
         let image = store.image(&self.image)?;
         let mut squash = image.squash();
         if let Some(layers) = self.layers {

@@ -44,7 +44,7 @@ pub(crate) struct Home {
     /// Tasks that wait for that.
     alerts: Mutex<HashMap<ContainerId, Vec<Weak<Alert>>>>,
     supervisor: Mutex<Option<Arc<Supervisor>>>,
-    journal: Journal,
+    journal: Arc<Journal>,
 }
 
 const DIRECTORIES: [&str; 6] = ["by-id", "names", "staging", "trash", "supervisors", "sockets"];
@@ -70,14 +70,15 @@ impl Home {
             })
             .context(attempt)?;
         let boot = boot_id().context(attempt)?;
+        let journal = Arc::new(Journal::open(dir.join("events")).context(attempt)?);
         let home = Arc::new(Self {
-            store,
+            store: store.observed_by(journal.clone()),
             boot,
             running: Mutex::default(),
             ended: Condvar::new(),
             alerts: Mutex::default(),
             supervisor: Mutex::default(),
-            journal: Journal::open(dir.join("events")).context(attempt)?,
+            journal,
             dir,
         });
         home.recover().context(|| format!("open the containers in {}", home.dir.display()))?;

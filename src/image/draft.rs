@@ -109,7 +109,11 @@ impl Draft {
             .build()
             .map_err(|err| Error::invalid(err.to_string()))?;
         let manifest = work.add_manifest(&manifest)?;
-        work.set_image(name, &manifest)
+        let image = work.set_image(name, &manifest)?;
+        if let Some(name) = name {
+            work.store().tell_tag(&image, name);
+        }
+        Ok(image)
     }
 }
 

@@ -184,13 +184,19 @@ impl Store {
             let mut removed = Vec::new();
             for (image, names) in listed {
                 if names.len() == image.references().len() {
-                    removed.extend(self.take_unchanged(index, &image, &names)?);
+                    let taken = self.take_unchanged(index, &image, &names)?;
+                    removed.extend(taken.map(|taken| (taken, image)));
                 }
             }
             Ok(removed)
         });
         let images = images.context(attempt)?;
-        Ok(Pruned { images, collected: self.collect_garbage().context(attempt)? })
+        for (removed, image) in &images {
+            self.tell_removed(removed, image.digest(), Some(image));
+        }
+        let collected = self.collect_garbage().context(attempt)?;
+        self.tell_as("prune", "", None, ("reclaimed", &collected.freed.bytes().to_string()));
+        Ok(Pruned { images: images.into_iter().map(|(removed, _)| removed).collect(), collected })
     }
 }
 

@@ -35,6 +35,7 @@ mod listing;
 mod lock;
 mod manifest;
 mod names;
+mod observer;
 #[cfg(feature = "registry")]
 mod outgoing;
 mod pattern;
@@ -74,6 +75,8 @@ pub use manifest::{Blob, Manifest};
 #[cfg(feature = "registry")]
 pub(crate) use manifest::{DocumentKind, Index, media_type};
 pub use names::Removed;
+#[cfg(feature = "container")]
+pub(crate) use observer::Observer;
 /// The specification's types, in its words: descriptors, media types, manifests and configurations.
 pub use oci_spec::image as spec;
 #[cfg(feature = "registry")]

@@ -41,7 +41,9 @@ impl Store {
             let names = references(&index.entries, image.digest());
             Ok(image.with_references(names))
         });
-        tagged.context(attempt)
+        let image = tagged.context(attempt)?;
+        self.tell_tag(&image, &new);
+        Ok(image)
     }
 
     /// Takes the name away from its image; with its last name, or by its id, the image goes.
@@ -67,10 +69,18 @@ impl Store {
 
     fn remove_unless(&self, name: &str, force: bool) -> Result<Removed> {
         let removed = self.change_index(|index| self.take(index, name, force));
-        removed.context(|| format!("remove the image {name}"))
+        let (removed, digest, image) = removed.context(|| format!("remove the image {name}"))?;
+        self.tell_removed(&removed, digest, image.as_ref());
+        Ok(removed)
     }
 
-    fn take(&self, index: &mut Index, name: &str, force: bool) -> Result<Removed> {
+    /// What has been removed of which image, which is read if somebody is to be told of it.
+    fn take(
+        &self,
+        index: &mut Index,
+        name: &str,
+        force: bool,
+    ) -> Result<(Removed, Digest, Option<Image>)> {
         let mut exact = None;
         let entry = self.find_entry(&index.entries, name, |reference| {
             let entry = index.find(reference)?;
@@ -78,6 +88,8 @@ impl Store {
             Some(entry)
         })?;
         let digest = entry.blob.digest;
+        let read = || Image::of_descriptor(self, &entry.descriptor, &[], Wanted::Any).ok();
+        let image = self.observer().and_then(|_| read());
         let names = references(&index.entries, digest);
         let gone: Vec<_> = match exact {
             Some(one) => vec![one],
@@ -97,7 +109,7 @@ impl Store {
             entry.blob.digest != digest
                 || !(all || entry.reference.as_ref().is_some_and(|it| gone.contains(it)))
         });
-        Ok(Removed { references: gone, image: all.then_some(digest) })
+        Ok((Removed { references: gone, image: all.then_some(digest) }, digest, image))
     }
 
     fn check_unused(&self, digest: Digest) -> Result<()> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::files;
 use super::json;
 use super::lock::Lock;
+use super::observer::Observer;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::layers::ArchiveLimits;
 
@@ -45,6 +46,7 @@ use crate::layers::ArchiveLimits;
 pub struct Store {
     path: Arc<PathBuf>,
     limits: ArchiveLimits,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 /// What marks the directory, and the one version there is.
@@ -81,7 +83,8 @@ impl Store {
         let path = path.as_ref();
         let attempt = || format!("open the image store {}", path.display());
         let absolute = path.canonicalize().context(attempt)?;
-        let store = Self { path: Arc::new(absolute), limits: ArchiveLimits::new() };
+        let (path, limits) = (Arc::new(absolute), ArchiveLimits::new());
+        let store = Self { path, limits, observer: None };
         store.prepare().context(attempt)?;
         Ok(store)
     }
@@ -103,6 +106,16 @@ impl Store {
     pub fn layer_limits(mut self, limits: ArchiveLimits) -> Self {
         self.limits = limits;
         self
+    }
+
+    /// Has somebody told what is done to images through this handle.
+    #[cfg(feature = "container")]
+    pub(crate) fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..self }
+    }
+
+    pub(super) fn observer(&self) -> Option<&dyn Observer> {
+        self.observer.as_deref()
     }
 
     pub(super) fn limits(&self) -> ArchiveLimits {

@@ -149,6 +149,16 @@ impl IntoFuture for Pull {
 impl Work {
     async fn run(self) -> Result<Image> {
         let reference: Reference = self.name.parse()?;
+        let store = self.store.clone();
+        let image = self.fetch(reference.clone()).await?;
+        disk(move || {
+            store.tell_transfer("pull", &reference, &image);
+            Ok(image)
+        })
+        .await
+    }
+
+    async fn fetch(self, reference: Reference) -> Result<Image> {
         if let Some(image) = self.here(&reference) {
             let current = match reference.digest() {
                 Some(digest) => Some(digest),

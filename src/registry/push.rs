@@ -135,7 +135,7 @@ impl Push {
         (to.reporter, to.chunk) = (self.reporter, self.chunk);
         to.at_once = self.at_once.unwrap_or(to.at_once);
         let to = Arc::new(to);
-        let (store, name, extent) = (self.store.clone(), self.name, self.extent);
+        let (store, name, extent) = (self.store.clone(), self.name.clone(), self.extent);
         let target = reference.clone();
         let (outgoing, mut holders) = disk(move || {
             let outgoing = Outgoing::new(&store, &name, &extent)?;
@@ -152,6 +152,15 @@ impl Push {
         });
         to.blobs(parcels.collect()).await?;
         to.documents(&outgoing.documents, &reference).await?;
+        let (store, name, target) = (self.store, self.name, reference.clone());
+        disk(move || {
+            // It may be gone by now.
+            if let Ok(image) = store.image(&name) {
+                store.tell_transfer("push", &target, &image);
+            }
+            Ok(())
+        })
+        .await?;
         let left_out = outgoing.left_out.clone();
         Ok(Pushed { left_out, ..Pushed::new(reference, outgoing.root()) })
     }

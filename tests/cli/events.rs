@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
+use crate::common::archive::Tar;
 use crate::common::{require, setup};
 use crate::life::Scene;
 use crate::{command, fails, finish, lines, run};
@@ -72,11 +73,13 @@ fn they_are_told_as_they_happen_and_afterwards() {
 /// What was told since, without what is another's each time.
 fn told(run: &dyn Fn(&[&str]) -> Vec<String>, ids: &[String]) -> Vec<String> {
     // Networks are told of by docker alone.
-    let filters = ["-f", "type=container", "-f", "type=volume"];
+    let filters = ["-f", "type=container", "-f", "type=image", "-f", "type=volume"];
     // Docker leaves out what has happened in the same second.
     let until = SystemTime::now() + Duration::from_secs(2);
     let until = until.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs().to_string();
     let mut lines = run(&[&["events", "--since", "1h", "--until", &until], &filters[..]].concat());
+    // Before, docker was given the image.
+    lines.drain(..lines.iter().position(|line| line.contains("volume create")).unwrap());
     // It tells of each use of a volume as if that made it.
     let mut made = false;
     lines.retain(|line| !line.contains("volume create") || !std::mem::replace(&mut made, true));
@@ -87,9 +90,11 @@ fn told(run: &dyn Fn(&[&str]) -> Vec<String>, ids: &[String]) -> Vec<String> {
         for (number, id) in ids.iter().enumerate() {
             rest = rest.replace(id, &format!("ID{number}"));
         }
-        match rest.split_once("execID=") {
-            Some((before, after)) => format!("{before}execID={}", &after[64..]),
-            None => rest,
+        // What is another's each time.
+        match (rest.split_once("execID="), rest.split_once("reclaimed=")) {
+            (Some((before, after)), _) => format!("{before}execID={}", &after[64..]),
+            (_, Some((before, _))) => format!("{before}reclaimed="),
+            _ => rest,
         }
     };
     lines.into_iter().map(plain).collect()
@@ -101,6 +106,11 @@ fn they_are_dockers() {
     let dir = setup("cli-docker-events-daemon");
     let docker = require!(scene.docker(&dir));
     let store = &scene.store;
+    let archive = dir.join("saved.tar");
+    let archive = archive.to_str().unwrap();
+    let tree = Tar::new().file("of", "the tree").end();
+    let tree = dir.file("tree.tar", &tree);
+    let tree = tree.to_str().unwrap();
     let theirs = |arguments: &[&str]| finish(docker.command(arguments).env("TZ", "UTC"));
     let ours = |arguments: &[&str]| run(store, arguments);
     let (mut their_ids, mut our_ids) = (Vec::new(), Vec::new());
@@ -150,6 +160,17 @@ fn they_are_dockers() {
         &["rm", "uno"],
         &["rm", "two"],
         &["volume", "rm", "data"],
+        &["tag", "busybox:1", "registry.example/team/app"],
+        &["tag", "nobody", "app"],
+        &["save", "-o", archive, "busybox:1", "registry.example/team/app"],
+        &["rmi", "registry.example/team/app"],
+        &["rmi", "snap:2"],
+        &["load", "-i", archive],
+        &["rmi", "-f", "nobody"],
+        &["import", "-c", "LABEL a=b", tree, "flat:1"],
+        &["rmi", "flat:1"],
+        &["image", "prune", "-f"],
+        &["import", tree],
     ] {
         let (theirs, ours) = (theirs(arguments), ours(arguments));
         assert_eq!(theirs.status, ours.status, "{arguments:?}: {theirs:?} {ours:?}");

@@ -16,6 +16,15 @@ use crate::common::{self, require};
 use crate::program;
 use crate::remote::{open, scene};
 
+const EVENTS: [&str; 7] = [
+    "events",
+    "--since",
+    "1h",
+    "--until",
+    "0s",
+    "--format",
+    "{{.Type}} {{.Action}} {{.ID}} {{.Actor.Attributes.name}}",
+];
 const PASSWORD: &str = "open-sesame-9471";
 
 #[test]
@@ -36,7 +45,7 @@ fn a_pull_prints_what_dockers_does() {
     let current = format!("Status: Image is up to date for {name}");
     let again = scene.lines(&["image", "pull", &name]);
     assert_eq!(again, ["1: Pulling from app".to_owned(), digest, current, name.clone()]);
-    assert_eq!(scene.lines(&["pull", "-q", &name]), [name]);
+    assert_eq!(scene.lines(&["pull", "-q", &name]), [name.as_str()]);
 
     let repository = scene.server.name("app");
     let said = scene.lines(&["pull", "-a", &repository]);
@@ -49,6 +58,14 @@ fn a_pull_prints_what_dockers_does() {
     let said = scene.lines(&["pull", &at]);
     assert_eq!(said[0], format!("{at}: Pulling from app"));
     assert_eq!(scene.lines(&["images", "-q", "--no-trunc", &scene.server.name("app:2")]).len(), 1);
+
+    let told = scene.lines(&[&EVENTS[..], &["-f", &format!("image={repository}")]].concat());
+    let mut by_all = told[3..5].to_vec();
+    by_all.sort();
+    let line = |name: &str| format!("image pull {name} {repository}");
+    let other = scene.server.name("app:2");
+    assert_eq!(told[..3], [line(&name), line(&name), line(&name)]);
+    assert_eq!((by_all, told[5..].to_vec()), (vec![line(&name), line(&other)], vec![line(&at)]));
 
     scene.fails(&["pull", "-a", &scene.server.name("app:1")], 1, &["--all-tags/-a"]);
     scene.fails(&["pull"], 1, &["NAME"]);
@@ -132,6 +149,12 @@ fn a_push_sends_what_is_missing_and_prints_the_digest() {
     let said = scene.lines(&["push", "-a", &other.name("team/app")]);
     assert_eq!(said.iter().filter(|line| line.contains(": digest: ")).count(), 2, "{said:#?}");
     scene.fails(&["push", "-a", &target], 1, &["--all-tags/-a"]);
+    let mut pushed = scene.lines(&[&EVENTS[..], &["-f", "event=push"]].concat());
+    pushed.sort();
+    pushed.dedup();
+    let names = ["team/app:latest", "team/app:new"].map(|name| other.name(name));
+    let line = |name| format!("image push {name} {}", other.name("team/app"));
+    assert_eq!(pushed, names.map(line));
     let skopeo = require!(Skopeo::new(&other));
     assert_eq!(skopeo.inspect("team/app:new").unwrap()["Digest"], scene.digest.as_str());
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use coracle::container::events::{Event, EventKind, EventStream};
 use coracle::container::{Container, Phase};
-use coracle::image::ConfigChanges;
+use coracle::image::{ConfigChanges, Filter, Import, Store};
 use coracle::namespaces::{Command, Signal};
 use coracle::{Engine, ErrorKind, MIB};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -78,23 +78,24 @@ fn a_life_is_told_from_beginning_to_end() {
         "die",
         "unmount",
         "stop",
+        "tag",
         "commit",
         "export",
         "destroy",
         "destroy",
     ];
     assert_eq!(actions(&events), expected);
-    let (containers, volumes): (Vec<_>, Vec<_>) =
-        events.iter().partition(|event| event.kind == EventKind::Container);
+    let of = |kind| events.iter().filter(move |event| event.kind == kind).collect::<Vec<_>>();
+    let (containers, volumes) = (of(EventKind::Container), of(EventKind::Volume));
     assert!(containers.iter().all(|event| event.id == id && event.attributes["image"] == "box"));
     assert!(containers.iter().all(|event| event.attributes["tier"] == "a=b, \"c\"\n\u{1}"));
     assert!(volumes.iter().all(|event| event.id == "data"), "{volumes:?}");
     assert!(events.is_sorted_by_key(|event| event.time));
-    assert!(events[0].time >= start && events[21].time <= SystemTime::now());
+    assert!(events[0].time >= start && events[22].time <= SystemTime::now());
     let codes: Vec<_> = events.iter().filter_map(Event::exit_code).collect();
     assert_eq!(codes, [3, 128 + 9, 7]);
     let named = |at: usize, name: &str| events[at].attributes[name].clone();
-    assert_eq!((named(1, "name"), named(20, "name")), ("web".to_owned(), "job".to_owned()));
+    assert_eq!((named(1, "name"), named(21, "name")), ("web".to_owned(), "job".to_owned()));
     assert_eq!(named(12, "oldName"), "/web");
     assert_eq!((named(7, "signal"), named(14, "signal")), ("9".to_owned(), "15".to_owned()));
     assert_eq!((named(2, "container"), named(2, "destination")), (id, "/srv".to_owned()));
@@ -135,6 +136,70 @@ fn a_commit_is_told_with_what_it_has_made() {
         assert_eq!(said, [comment, &image.id().to_string(), name, "work", "box"]);
         assert_eq!(image.history().unwrap()[0].comment, comment);
     }
+}
+
+#[test]
+fn what_is_done_to_images_is_told() {
+    let scene = require!(scene("events-images"));
+    let (engine, store) = (&scene.engine, scene.engine.store());
+    let start = SystemTime::now();
+    let tagged = store.tag("box", "registry.example/team/other:2").unwrap();
+    let (mut archive, mut files) = (Vec::new(), Vec::new());
+    store.save(["box", "registry.example/team/other:2"], &mut archive).unwrap();
+    store.load(&archive[..]).unwrap();
+    store.remove("registry.example/team/other:2").unwrap();
+    store.image("box").unwrap().export(&mut files).unwrap();
+    let changes = ConfigChanges::new().label("tier", "low").label("name", "of a label");
+    let import = || Import::new(store).changes(changes.clone()).unpack(false);
+    let flat = import().name("flat").read(&files[..]).unwrap();
+    let rootfs = flat.rootfs().unwrap().read_only().unwrap();
+    let child = store.commit(&rootfs, "flat").parent(&flat).message("child").run().unwrap();
+    store.remove_forced(&child.id().to_string()).unwrap();
+    let other = import().read(&files[..]).unwrap();
+    let pruned = store.prune(&Filter::new().dangling(true)).unwrap();
+    assert_eq!(pruned.images.len(), 2);
+    // What fails, and what is done through a handle that is none of the engine's.
+    store.tag("nobody", "x").unwrap_err();
+    store.remove("nobody").unwrap_err();
+    store.save(["nobody"], &mut Vec::new()).unwrap_err();
+    store.load(&files[..]).unwrap_err();
+    Store::open(scene.dir.join("root")).unwrap().tag("box", "silent").unwrap();
+
+    let ids = [&tagged, &flat, &child, &other].map(|image| image.id().to_string());
+    let [base, flat, child, other] = ids.each_ref().map(String::as_str);
+    let events = told(engine, start);
+    assert!(events.iter().all(|event| event.kind == EventKind::Image), "{events:?}");
+    let line = |event: &Event| {
+        let attribute = |name: &str| event.attributes.get(name).cloned().unwrap_or_default();
+        [event.action.clone(), event.id.clone(), attribute("name"), attribute("tier")].join(" ")
+    };
+    let lines: Vec<_> = events.iter().map(line).collect();
+    let mut expected = vec![
+        format!("tag {base} registry.example/team/other:2 "),
+        format!("save {base} {base} "),
+        format!("load {base} {base} "),
+        format!("untag {base} {base} "),
+        format!("tag {flat} flat:latest low"),
+        format!("import {flat} {flat} low"),
+        format!("tag {child} flat:latest low"),
+        format!("untag {child} {child} low"),
+        format!("delete {child} {child} "),
+        format!("import {other} {other} low"),
+        format!("delete {other} {other} "),
+        format!("delete {flat} {flat} "),
+        "prune   ".to_owned(),
+    ];
+    assert_eq!(lines, expected);
+    assert_ne!(events[12].attributes["reclaimed"], "0");
+
+    let of = |wanted: &str| {
+        let events = engine.events().since(start).until(SystemTime::now()).image(wanted);
+        events.into_iter().map(|event| line(&event.unwrap())).collect::<Vec<_>>()
+    };
+    let by_name = [expected[4].clone(), expected[6].clone()];
+    assert_eq!((of("flat"), of("flat:latest")), (by_name.to_vec(), by_name.to_vec()));
+    assert_eq!(of("registry.example/team/other"), expected[..1]);
+    assert_eq!(of(base), expected.drain(..4).collect::<Vec<_>>());
 }
 
 #[test]

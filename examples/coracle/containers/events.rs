@@ -1,4 +1,4 @@
-//! `events`: what happens to containers and volumes.
+//! `events`: what happens to containers, images and volumes.
 
 use coracle::ErrorKind;
 use coracle::container::events::{Event, EventKind, Events};
@@ -12,7 +12,7 @@ use crate::output::{Output, note};
 use crate::root::Root;
 use crate::template::{self, Template};
 
-/// Tell what happens to containers and volumes, as it happens, whoever does it
+/// Tell what happens to containers, images and volumes, as it happens, whoever does it
 #[derive(clap::Args)]
 #[command(after_help = format!("{HELP}\n\n{}\n  The fields: .Type .Action .Status .ID .From .Actor.ID .Actor.Attributes .Scope .Time .TimeNano\n\n\
      Examples:\n  coracle events --since 1h --until 0s --filter event=die\n  \
@@ -36,7 +36,7 @@ const HELP: &str = "\
 Times are 2026-01-31, 2026-01-31T12:00:00Z, seconds since 1970, or how long ago: 10m.
 
 Filters (of one name any must be met, of several names all; labels all):
-  container=NAME|ID  event=ACTION  image=IMAGE  label=KEY[=VALUE]  type=container|volume  volume=NAME";
+  container=NAME|ID  event=ACTION  image=IMAGE  label=KEY[=VALUE]  type=container|image|volume  volume=NAME";
 
 impl Args {
     pub fn run(self, root: &Root, out: &mut Output) -> Result<()> {
@@ -80,6 +80,7 @@ fn add(events: Events, condition: &Condition) -> Result<Events> {
             None => events.label(value, None),
         },
         ("type", "container") => events.kind(EventKind::Container),
+        ("type", "image") => events.kind(EventKind::Image),
         ("type", "volume") => events.kind(EventKind::Volume),
         (name @ "type", value) => {
             return Err(Failure::new(format!("invalid filter '{name}={value}'")));
@@ -129,7 +130,7 @@ fn times(event: &Event) -> (i64, i64) {
     (time.as_second(), i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX))
 }
 
-/// What docker's API says; containers have more.
+/// What docker's API says; containers and images have more.
 fn json(event: &Event) -> Value {
     let (seconds, nanoseconds) = times(event);
     let mut told = json!({
@@ -140,27 +141,37 @@ fn json(event: &Event) -> Value {
         "time": seconds,
         "timeNano": nanoseconds,
     });
-    if event.kind == EventKind::Container {
-        told["status"] = event.action.as_str().into();
-        told["id"] = event.id.as_str().into();
-        told["from"] = event.attributes.get("image").cloned().into();
+    let (status, id, from) = older(event);
+    for (name, value) in [("status", status), ("id", id), ("from", from)] {
+        if !value.is_empty() {
+            told[name] = value.into();
+        }
     }
     told
+}
+
+/// Status, id and image, from before events had actors: only containers and images have them.
+fn older(event: &Event) -> (&str, &str, &str) {
+    match event.kind {
+        EventKind::Container => {
+            let image = event.attributes.get("image");
+            (&event.action, &event.id, image.map_or("", String::as_str))
+        }
+        EventKind::Image => (&event.action, &event.id, ""),
+        _ => ("", "", ""),
+    }
 }
 
 /// For templates.
 fn fields(event: &Event) -> Value {
     let (seconds, nanoseconds) = times(event);
-    let of_container = |text: &str| match event.kind {
-        EventKind::Container => text.to_owned(),
-        _ => String::new(),
-    };
+    let (status, id, from) = older(event);
     json!({
         "Type": event.kind.to_string(),
         "Action": event.action,
-        "Status": of_container(&event.action),
-        "ID": of_container(&event.id),
-        "From": event.attributes.get("image").map_or("", String::as_str),
+        "Status": status,
+        "ID": id,
+        "From": from,
         "Actor": {"ID": event.id, "Attributes": event.attributes},
         "Scope": "local",
         "Time": seconds,

@@ -110,7 +110,8 @@ impl Options {
             note(&format!("Unable to find image '{}' locally", reference.familiar()));
         }
         let registry = registries.client(reference.registry())?;
-        let (store, platform) = (root.store_to_fill()?, self.platform.clone());
+        let engine = root.engine_to_fill()?;
+        let (store, platform) = (engine.store().clone(), self.platform.clone());
         let fetch = Fetch { registry, store, platform, quiet: false };
         let say: Say = &mut |line| {
             note(line);
@@ -118,7 +119,7 @@ impl Options {
         };
         let (_, newer) = fetch.run(&reference, say)?;
         say(&Fetch::status(&reference.familiar(), newer))?;
-        root.engine()
+        Ok(engine)
     }
 }
 

@@ -7,14 +7,16 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Something that has happened to a container or a volume.
+/// Something that has happened to a container, an image or a volume.
 ///
 /// Actions and attributes are docker's. Of containers: `create`, `start`, `restart`, `stop`, `pause`, `unpause`, `update`, `attach`, `detach`, `commit`,
 /// `export`, `archive-path` and `extract-to-dir` for files copied out and in, `destroy`; `kill` with the number of the `signal`; `die` with the `exitCode`, and `oom` before it if that was the kernel's doing;
 /// `rename` with the `oldName`; `resize` with `width` and `height`; `exec_create: COMMAND` and `exec_start: COMMAND`, and `exec_die` with the `exitCode` once the process that
-/// has executed it knows of its end, all with an `execID`; `health_status: healthy` or `unhealthy`. Of volumes: `create`, `mount`, `destroy`.
+/// has executed it knows of its end, all with an `execID`; `health_status: healthy` or `unhealthy`. Of volumes: `create`, `mount`, `unmount`, `destroy`.
+/// Of images: `tag` with the new name as `name`; `untag` for each name that goes, and `delete`; `import`, `load` and `save`; `pull` and `push`, whose
+/// `id` is the whole name; `prune` with the bytes that were `reclaimed`.
 ///
-/// A container's event has as attributes its `name`, its `image` and its labels, and its image's.
+/// A container's event has as attributes its `name`, its `image` and its labels, and its image's; an image's its labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Event {
@@ -24,7 +26,7 @@ pub struct Event {
     pub kind: EventKind,
     /// What has happened; of some, with details after a colon.
     pub action: String,
-    /// The id of the container or the name of the volume.
+    /// The id of the container or the image, or the name of the volume.
     pub id: String,
     /// More about it, by name.
     pub attributes: BTreeMap<String, String>,
@@ -37,6 +39,8 @@ pub struct Event {
 pub enum EventKind {
     /// A container.
     Container,
+    /// An image.
+    Image,
     /// A volume.
     Volume,
 }
@@ -45,6 +49,7 @@ impl fmt::Display for EventKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Container => "container",
+            Self::Image => "image",
             Self::Volume => "volume",
         })
     }

@@ -70,7 +70,7 @@ impl Events {
         self
     }
 
-    /// Only those of containers of this image, as it was named; without a tag, of any.
+    /// Only those of this image, by its name or id, and of containers of it, as it was named; a name without a tag stands for any.
     pub fn image(mut self, name: impl Into<String>) -> Self {
         self.filter.images.push(name.into());
         self
@@ -124,7 +124,13 @@ impl Filter {
                 of(EventKind::Container)
                     && (event.id.starts_with(it) || attribute("name") == Some(it))
             })
-            && any(images, &|it| attribute("image").is_some_and(|image| is_image(image, it)))
+            && any(images, &|it| match event.kind {
+                EventKind::Image => [Some(&*event.id), attribute("name")]
+                    .into_iter()
+                    .flatten()
+                    .any(|id| is_image(id, it)),
+                _ => attribute("image").is_some_and(|image| is_image(image, it)),
+            })
             && any(volumes, &|it| of(EventKind::Volume) && event.id == it)
             && labels.iter().all(|(name, value)| match value {
                 None => attribute(name).is_some(),

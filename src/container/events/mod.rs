@@ -1,4 +1,4 @@
-//! What happens to the containers and volumes of an engine, for every process that has its root directory open.
+//! What happens to the containers, images and volumes of an engine, for every process that has its root directory open.
 //!
 //! [`Engine::events`](crate::Engine::events) reads and follows them:
 //!
@@ -12,6 +12,8 @@
 //! }
 //! # Ok::<(), coracle::Error>(())
 //! ```
+//!
+//! Of images is told what is done through the engine's own [store](crate::Engine::store), and handles cloned from it.
 //!
 //! # On disk
 //!

@@ -1,10 +1,14 @@
-//! What is told of containers and volumes.
+//! What is told of containers, images and volumes.
+
+use std::collections::BTreeMap;
 
 use super::super::home::Home;
 use super::super::id::ContainerId;
 use super::super::state::Identity;
 use super::event::EventKind;
 use super::events::Events;
+use super::journal::Journal;
+use crate::image::Observer;
 
 impl Home {
     /// The events of all that is in here.
@@ -49,6 +53,12 @@ impl Home {
     ) {
         let attributes = pairs([("driver", "local")].iter().chain(more)).collect();
         self.journal().note(EventKind::Volume, action.to_owned(), name.to_owned(), attributes);
+    }
+}
+
+impl Observer for Journal {
+    fn note_image(&self, action: &str, id: String, attributes: BTreeMap<String, String>) {
+        self.note(EventKind::Image, action.to_owned(), id, attributes);
     }
 }
 

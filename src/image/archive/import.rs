@@ -129,6 +129,7 @@ impl<'a> Import<'a> {
         let mut draft = Draft::new(&Platform::host());
         draft.step(Some(layer), &self.changes, "imported")?;
         let image = draft.store(&work, name.as_ref())?;
+        self.store.tell("import", &image);
         if let Some(unpacker) = unpacker.filter(|unpacker| !unpacker.has_given_up()) {
             // The image is there, and what is not unpacked now will be when it is needed.
             let _ = image.unpack_or_take(&work, unpacker.layers(), |_| early.take());

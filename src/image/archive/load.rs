@@ -393,6 +393,7 @@ impl Finding<'_> {
         for loaded in &mut loaded {
             loaded.references.sort();
             loaded.references.dedup();
+            work.store().tell("load", &loaded.image);
         }
         if let Some(unpacker) = early.filter(|unpacker| !unpacker.has_given_up()) {
             let mut early = self.bundle.into_early();

@@ -63,7 +63,9 @@ impl Store {
             work.hold(&image).context(attempt)?;
             plan.add(image, name).context(attempt)?;
         }
-        plan.write(self, writer).context(attempt)
+        plan.write(self, writer).context(attempt)?;
+        plan.images.iter().for_each(|(image, _)| self.tell("save", image));
+        Ok(())
     }
 }
 
