@@ -25,7 +25,8 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    const SIZE: usize = 128 << 10;
+    /// All of a pipe that has been full once.
+    const SIZE: usize = 256 << 10;
     /// The kernel takes twice as long to copy a pipe's pages to where no cache line begins.
     const CACHE_LINE: usize = 64;
 
