@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::container::events::Events;
-use crate::container::{Config, Container, ContainerBuilder, Home, Volume};
+use crate::container::{Config, Container, ContainerBuilder, Home, Pruned, Volume};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::Store;
 
@@ -125,6 +125,32 @@ impl Engine {
             }
         }
         Ok(due)
+    }
+
+    /// Removes the containers that are `wanted` and do not run, as [`Container::remove`] does. Those that are just being
+    /// started or removed are none of its business.
+    ///
+    /// ```no_run
+    /// let engine = coracle::Engine::open_default()?;
+    /// let pruned = engine.prune_containers(|it| it.config().is_ok_and(|it| it.labels.contains_key("ci")))?;
+    /// println!("{} are gone, with {} bytes", pruned.removed.len(), pruned.reclaimed);
+    /// # Ok::<(), coracle::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the containers cannot be listed. Why one of them stays is in the result.
+    pub fn prune_containers(&self, wanted: impl Fn(&Container) -> bool) -> Result<Pruned> {
+        self.home.prune_containers(wanted)
+    }
+
+    /// Removes the volumes that are `wanted` and no container mounts.
+    ///
+    /// # Errors
+    ///
+    /// If the volumes, or the containers that may mount them, cannot be listed. Why one of them stays is in the result.
+    pub fn prune_volumes(&self, wanted: impl Fn(&Volume) -> bool) -> Result<Pruned> {
+        self.home.prune_volumes(wanted)
     }
 
     /// What happens to containers, images and volumes, whichever process does it: [`events`](crate::container::events) shows how to read it.

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use coracle::container::Pruned;
 use coracle::image::{Filter, Store};
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::filter::{self, Condition};
 use crate::human;
 use crate::names;
@@ -48,14 +49,15 @@ impl Args {
             false => "WARNING! This will remove all dangling images.",
         };
         if !self.force && !prompt::agreed(question, out)? {
-            return out.line("Total reclaimed space: 0B");
+            return reclaimed_space(0, out);
         }
-        prune(store, &filter, out)
+        let reclaimed = prune(store, &filter, out)?;
+        reclaimed_space(reclaimed, out)
     }
 }
 
-/// Removes these images, and tells what was freed.
-pub fn prune(store: &Store, filter: &Filter, out: &mut Output) -> Result<()> {
+/// Removes these images, and prints their names. Returns the bytes that they took.
+pub fn prune(store: &Store, filter: &Filter, out: &mut Output) -> Result<u64> {
     let listed = store.list(filter)?.images;
     let ids: HashMap<_, _> = listed.iter().map(|it| (it.digest(), it.id())).collect();
     let pruned = {
@@ -70,6 +72,22 @@ pub fn prune(store: &Store, filter: &Filter, out: &mut Output) -> Result<()> {
         }
         out.line("")?;
     }
-    let bytes = human::size(pruned.collected.freed.bytes(), 4);
-    out.line(&format!("Total reclaimed space: {bytes}"))
+    Ok(pruned.collected.freed.bytes())
+}
+
+/// Prints which containers or volumes are gone, if any. Returns the bytes that they took.
+pub fn print_pruned(title: &str, pruned: Pruned, out: &mut Output) -> Result<u64> {
+    if !pruned.removed.is_empty() {
+        out.line(title)?;
+        pruned.removed.iter().try_for_each(|name| out.line(name))?;
+        out.line("")?;
+    }
+    out.flush()?;
+    pruned.failed.into_iter().for_each(|err| Failure::from(err).print());
+    Ok(pruned.reclaimed)
+}
+
+/// The last line of a prune.
+pub fn reclaimed_space(bytes: u64, out: &mut Output) -> Result<()> {
+    out.line(&format!("Total reclaimed space: {}", human::size(bytes, 4)))
 }

@@ -50,10 +50,11 @@ impl PruneArgs {
         if !self.force && !prompt::agreed(&warning, out)? {
             return Ok(());
         }
-        remove::prune(root, &self.filter, out)?;
+        let mut reclaimed = remove::prune(root, &self.filter, out)?;
         if self.volumes {
-            volumes::prune(&engine, false, out)?;
+            reclaimed += volumes::prune(&engine, false, out)?;
         }
-        prune::prune(engine.store(), &filter, out)
+        reclaimed += prune::prune(engine.store(), &filter, out)?;
+        prune::reclaimed_space(reclaimed, out)
     }
 }

@@ -34,6 +34,16 @@ impl Volume {
         directory(&self.home, &self.name).join(DATA)
     }
 
+    /// Bytes of disk that it takes. All of its files are looked at.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file system.
+    pub fn size(&self) -> Result<u64> {
+        let usage = self.home.store().layers().and_then(|it| it.usage_of(&self.path()));
+        usage.map(|usage| usage.bytes).context(|| format!("measure the volume {}", self.name))
+    }
+
     /// The short ids of the containers that mount it, those included that are just being made.
     ///
     /// # Errors

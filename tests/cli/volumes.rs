@@ -76,8 +76,9 @@ fn volumes_outlive_containers_and_are_removed_when_nobody_has_them() {
     fails(store, &["volume", "inspect", "data", "nobody"], 1, &["no such volume: nobody"]);
     fails(store, &["volume", "create", "a b"], 1, &["not allowed"]);
     let pruned = lines(store, &["volume", "prune", "-f"]);
-    assert!(pruned.len() == 4 && pruned[0] == "Deleted Volumes:", "{pruned:?}");
+    assert!(pruned.len() == 5 && pruned[0] == "Deleted Volumes:", "{pruned:?}");
     assert!(pruned.contains(&nameless), "{pruned:?}");
+    assert!(pruned[4].starts_with("Total reclaimed space: "), "{pruned:?}");
     fails(store, &["volume", "rm", "nobody"], 1, &["no such volume: nobody"]);
     assert_eq!(lines(store, &["volume", "rm", "-f", "nobody", "data"]), ["data"]);
     assert_eq!(lines(store, &["volume", "ls", "-q"]), [""; 0]);

@@ -203,6 +203,59 @@ fn what_is_done_to_images_is_told() {
 }
 
 #[test]
+fn a_prune_removes_what_nobody_uses_and_tells_what_that_took() {
+    let scene = require!(scene("events-prune"));
+    let engine = &scene.engine;
+    let make = |name: &str, script: &str| {
+        let builder = engine.container("box").name(name).command(["sh", "-c", script]);
+        builder.volume(format!("of-{name}"), "/srv").create().unwrap()
+    };
+    let done = make("done", "dd if=/dev/zero of=/large bs=100k count=1");
+    let fill = "dd if=/dev/zero of=/srv/large bs=200k count=1; chmod 700 /srv";
+    let busy = make("busy", &format!("{fill}; while :; do sleep 1; done"));
+    let (idle, spared) = (make("idle", "true"), make("spared", &format!("{fill}; chmod 0 /srv")));
+    for container in [&done, &spared] {
+        container.start().unwrap();
+        assert!(container.wait().unwrap().success());
+    }
+    busy.start().unwrap();
+
+    let start = SystemTime::now();
+    let pruned = engine.prune_containers(|it| it.name().unwrap() != "spared").unwrap();
+    let mut ids = [done.id().to_string(), idle.id().to_string()];
+    ids.sort_unstable();
+    let mut removed = pruned.removed.clone();
+    removed.sort_unstable();
+    assert_eq!((removed, pruned.failed.len()), (ids.to_vec(), 0));
+    assert!((100 << 10..1 << 20).contains(&pruned.reclaimed), "{pruned:?}");
+    let none = engine.prune_volumes(|it| it.name() == "of-busy").unwrap();
+    assert_eq!((none.removed.len(), none.failed.len(), none.reclaimed), (0, 0, 0), "it is mounted");
+    spared.remove().unwrap();
+    let volumes = engine.prune_volumes(|it| it.name() != "of-idle").unwrap();
+    assert_eq!(
+        (&volumes.removed[..], volumes.failed.len()),
+        (&["of-done", "of-spared"].map(String::from)[..], 0)
+    );
+    assert!((200 << 10..1 << 20).contains(&volumes.reclaimed), "{volumes:?}");
+    assert!(busy.status().unwrap().phase.is_alive());
+    assert!(engine.find_volume("of-idle").is_ok(), "it was not wanted");
+
+    let events = told(engine, start);
+    let prunes: Vec<_> = events.iter().filter(|event| event.action == "prune").collect();
+    let (container, volume) = (EventKind::Container, EventKind::Volume);
+    for (event, (kind, reclaimed)) in
+        prunes.iter().zip([(container, pruned.reclaimed), (volume, 0), (volume, volumes.reclaimed)])
+    {
+        let attributes = [("reclaimed".to_owned(), reclaimed.to_string())].into();
+        assert_eq!((event.kind, &event.id[..], &event.attributes), (kind, "", &attributes));
+    }
+    let expected =
+        ["destroy", "destroy", "prune", "prune", "destroy", "destroy", "destroy", "prune"];
+    assert_eq!(actions(&events), expected);
+    busy.remove_forced().unwrap();
+}
+
+#[test]
 fn one_that_runs_out_of_memory_is_told_of() {
     let scene = require!(scene("events-memory"));
     let start = SystemTime::now();

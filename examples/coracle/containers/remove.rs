@@ -1,6 +1,6 @@
 //! `rm` and `container prune`.
 
-use coracle::container::{Container, Phase};
+use coracle::container::Container;
 
 use super::each;
 use super::list::all;
@@ -8,6 +8,7 @@ use crate::failure::{Failure, Result};
 use crate::filter::{Condition, moment};
 use crate::output::Output;
 use crate::prompt;
+use crate::prune::{print_pruned, reclaimed_space};
 use crate::root::Root;
 
 /// Remove containers, with all that they have written
@@ -71,13 +72,15 @@ impl PruneArgs {
         if !self.force && !prompt::agreed(question, out)? {
             return Ok(());
         }
-        prune(root, &self.filter, out)
+        let reclaimed = prune(root, &self.filter, out)?;
+        reclaimed_space(reclaimed, out)
     }
 }
 
-/// Removes those that do not run, and prints their ids.
-pub fn prune(root: &Root, filter: &[Condition], out: &mut Output) -> Result<()> {
-    let (mut seen, _) = all(&root.engine()?)?;
+/// Removes those that do not run, and prints their ids. Returns the bytes that they took.
+pub fn prune(root: &Root, filter: &[Condition], out: &mut Output) -> Result<u64> {
+    let engine = root.engine()?;
+    let (mut seen, _) = all(&engine)?;
     for condition in filter {
         let (name, value) = condition.parts();
         let (key, wanted) = value.split_once('=').map_or((value, None), |(k, v)| (k, Some(v)));
@@ -95,20 +98,7 @@ pub fn prune(root: &Root, filter: &[Condition], out: &mut Output) -> Result<()> 
             _ => return Err(Failure::new(format!("invalid filter '{name}'"))),
         }
     }
-    let ends = |phase| matches!(phase, Phase::Created | Phase::Exited);
-    let dead: Vec<Container> =
-        seen.into_iter().filter(|it| ends(it.status.phase)).map(|it| it.container).collect();
-    if dead.is_empty() {
-        return Ok(());
-    }
-    out.line("Deleted Containers:")?;
-    for container in dead {
-        let id = container.id().clone();
-        match container.remove() {
-            Ok(()) => out.line(id.as_str())?,
-            // Started or removed by somebody else meanwhile.
-            Err(err) => Failure::from(err).print(),
-        }
-    }
-    out.line("")
+    let wanted: Vec<_> = seen.iter().map(|it| it.container.id()).collect();
+    let pruned = engine.prune_containers(|it| wanted.contains(&it.id()))?;
+    print_pruned("Deleted Containers:", pruned, out)
 }

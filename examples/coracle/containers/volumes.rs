@@ -12,6 +12,7 @@ use crate::human;
 use crate::inspect;
 use crate::output::Output;
 use crate::prompt;
+use crate::prune::{print_pruned, reclaimed_space};
 use crate::root::Root;
 use crate::template;
 
@@ -123,7 +124,8 @@ impl Command {
                 if !args.force && !prompt::agreed(question, out)? {
                     return Ok(());
                 }
-                prune(&engine, args.all, out)
+                let reclaimed = prune(&engine, args.all, out)?;
+                reclaimed_space(reclaimed, out)
             }
         }
     }
@@ -191,26 +193,9 @@ impl RemoveArgs {
     }
 }
 
-/// Removes those that nobody mounts, and prints their names.
-pub fn prune(engine: &Engine, all: bool, out: &mut Output) -> Result<()> {
+/// Removes those that nobody mounts, and prints their names. Returns the bytes that they took.
+pub fn prune(engine: &Engine, all: bool, out: &mut Output) -> Result<u64> {
     let nameless = |name: &str| name.len() == 64 && name.bytes().all(|it| it.is_ascii_hexdigit());
-    let mut told = false;
-    for volume in engine.volumes()? {
-        let name = volume.name().to_owned();
-        if !(all || nameless(&name)) || !volume.users()?.is_empty() {
-            continue;
-        }
-        match volume.remove() {
-            Ok(()) => {
-                if !told {
-                    out.line("Deleted Volumes:")?;
-                    told = true;
-                }
-                out.line(&name)?;
-            }
-            // Taken by a container meanwhile.
-            Err(err) => Failure::from(err).print(),
-        }
-    }
-    if told { out.line("") } else { Ok(()) }
+    let pruned = engine.prune_volumes(|it| all || nameless(it.name()))?;
+    print_pruned("Deleted Volumes:", pruned, out)
 }

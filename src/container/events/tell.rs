@@ -54,6 +54,12 @@ impl Home {
         let attributes = pairs([("driver", "local")].iter().chain(more)).collect();
         self.journal().note(EventKind::Volume, action.to_owned(), name.to_owned(), attributes);
     }
+
+    /// Tells that all of a kind have gone that nobody used.
+    pub(in crate::container) fn tell_prune(&self, kind: EventKind, reclaimed: u64) {
+        let attributes = [("reclaimed".to_owned(), reclaimed.to_string())].into();
+        self.journal().note(kind, "prune".to_owned(), String::new(), attributes);
+    }
 }
 
 impl Observer for Journal {

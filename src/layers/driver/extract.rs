@@ -13,6 +13,7 @@ use super::attributes::Marks;
 use super::copy::{Copier, make_directory, open_directory};
 use super::remove::remove;
 use super::store::LayerStore;
+use super::usage::{Usage, measure};
 use super::vfs::with_links;
 use crate::error::{Context, Error, Result};
 use crate::layers::access::Access;
@@ -50,6 +51,17 @@ impl LayerStore {
         let namespace = self.user_namespace().context(attempt)?;
         let (parent, name) = split(path).context(attempt)?;
         remove(&parent, name, Access(namespace.as_ref())).context(attempt)
+    }
+
+    /// What a directory takes with all that is in it, whoever of the caller's subordinate ids it belongs to.
+    #[cfg_attr(not(feature = "container"), allow(dead_code, reason = "volumes are measured so"))]
+    pub(crate) fn usage_of(&self, path: &Path) -> Result<Usage> {
+        let attempt = || format!("measure {}", path.display());
+        let namespace = self.user_namespace().context(attempt)?;
+        let access = Access(namespace.as_ref());
+        let (parent, name) = split(path).context(attempt)?;
+        let tree = access.open_directory(&parent, name).context(attempt)?;
+        measure(tree, None, Vec::new(), access).context(attempt)
     }
 
     fn try_extract(&self, keys: &[&str], path: &Path, to: &Path, durable: bool) -> Result<()> {
