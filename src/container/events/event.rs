@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// `rename` with the `oldName`; `resize` with `width` and `height`; `exec_create: COMMAND` and `exec_start: COMMAND`, and `exec_die` with the `exitCode` once the process that
 /// has executed it knows of its end, all with an `execID`; `health_status: healthy` or `unhealthy`. Of volumes: `create`, `mount`, `unmount`, `destroy`.
 /// Of images: `tag` with the new name as `name`; `untag` for each name that goes, and `delete`; `import`, `load` and `save`; `pull` and `push`, whose
-/// `id` is the whole name. Of any of them together: `prune` with the bytes that were `reclaimed`, and no `id`.
+/// `id` is the whole name, one for each tag. Of any of them together: `prune` with the bytes that were `reclaimed`, and no `id`.
 ///
 /// A container's event has as attributes its `name`, its `image` and its labels, and its image's; an image's its labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
