@@ -11,6 +11,16 @@ impl Scene {
     }
 }
 
+/// The keys leave what shows this prompt, with docker's words, and that is no failure.
+fn leaves(tmux: &Tmux, prompt: &str, keys: &[&str]) {
+    tmux.run(&[&["send-keys"], keys].concat());
+    tmux.shows(&format!("{prompt} read escape sequence"));
+    // What is typed before that is read by the one that is about to end.
+    tmux.shows("host>");
+    tmux.types("echo left with $?");
+    tmux.shows("left with 0");
+}
+
 #[test]
 fn a_shell_in_a_container_has_a_terminal_of_the_windows_size() {
     let scene = require!(Scene::new("cli-tty"));
@@ -46,20 +56,13 @@ fn the_keys_leave_a_container_running_and_attach_comes_back() {
     tmux.types("X=kept");
     // A beginning that is none is handed on: the shell's line editor takes the line before.
     tmux.run(&["send-keys", "C-p", "C-u"]);
-    tmux.run(&["send-keys", "C-p", "C-q"]);
-    tmux.shows("host>");
-    tmux.types("echo left with $?");
-    tmux.shows("left with 0");
+    leaves(&tmux, "box>", &["C-p", "C-q"]);
     assert_eq!(scene.picked("work", "{{.State.Running}}"), "true");
     tmux.coracle("attach --detach-keys ctrl-x,x work");
     tmux.shows("box>");
     tmux.types("echo X is $X");
     tmux.shows("X is kept");
-    tmux.run(&["send-keys", "C-x", "x"]);
-    // What is typed before that is read by the one that is about to end.
-    tmux.shows("host>");
-    tmux.types("clear; echo back $((2 + 3))");
-    tmux.shows("back 5");
+    leaves(&tmux, "box>", &["C-x", "x"]);
     // Another process on a terminal, beside the first.
     tmux.coracle("exec -it -e PS1='exec> ' work sh");
     tmux.shows("exec>");
@@ -69,6 +72,13 @@ fn the_keys_leave_a_container_running_and_attach_comes_back() {
     tmux.shows("host>");
     tmux.types("echo exec ended with $?");
     tmux.shows("exec ended with 3");
+    tmux.coracle("exec -it -e PS1='exec> ' work sh");
+    tmux.shows("exec>");
+    leaves(&tmux, "exec>", &["C-p", "C-q"]);
+    assert_eq!(run(&scene.store, &["stop", "-t", "0", "work"]).status, 0);
+    tmux.coracle("start -ai work");
+    tmux.shows("box>");
+    leaves(&tmux, "box>", &["C-p", "C-q"]);
     assert_eq!(run(&scene.store, &["rm", "-f", "work"]).status, 0);
 }
 

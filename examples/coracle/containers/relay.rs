@@ -148,8 +148,8 @@ impl Relay {
             let (stream, bytes) = match event {
                 Event::Detached => {
                     drop(raw);
-                    // What comes next does not begin behind its prompt.
-                    note("");
+                    // Docker's words, which also end the line of its prompt.
+                    note("read escape sequence");
                     return Ok(End::Detached);
                 }
                 Event::Signal(number) => {
