@@ -1,6 +1,6 @@
 //! What is told of containers and volumes, and to whom.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::thread;
@@ -11,6 +11,7 @@ use coracle::container::{Container, Phase};
 use coracle::image::{ConfigChanges, Filter, Import, Store};
 use coracle::namespaces::{Command, Signal};
 use coracle::{Engine, ErrorKind, MIB};
+use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::common::{require, root};
@@ -136,6 +137,35 @@ fn a_commit_is_told_with_what_it_has_made() {
         assert_eq!(said, [comment, &image.id().to_string(), name, "work", "box"]);
         assert_eq!(image.history().unwrap()[0].comment, comment);
     }
+}
+
+#[test]
+fn one_that_ends_while_it_stands_still_for_a_commit_is_committed() {
+    let scene = require!(scene("events-commit-killed"));
+    require!(root());
+    let script = "echo kept > /file; sleep 600";
+    let container = scene.engine.container("box").command(["sh", "-c", script]).start().unwrap();
+    while !container.exec(["test", "-s", "/file"]).unwrap().wait().unwrap().success() {}
+    let start = SystemTime::now();
+    let mut stream = scene.engine.events().listen().unwrap();
+    // The commit waits for the store, with the container held, until that has ended.
+    let lock = File::open(scene.dir.join("root/lock")).unwrap();
+    let lock = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
+    let image = thread::scope(|scope| {
+        let commit = scope.spawn(|| container.commit("snap").run());
+        assert_eq!(next(&mut stream).action, "pause");
+        container.kill(Signal::KILL).unwrap();
+        assert_eq!(container.wait().unwrap().code(), None);
+        drop(lock);
+        commit.join().unwrap().unwrap()
+    });
+    assert_eq!(actions(&told(&scene.engine, start)), ["pause", "kill", "die", "tag", "commit"]);
+    let mut files = Vec::new();
+    image.export(&mut files).unwrap();
+    let mut archive = tar::Archive::new(&files[..]);
+    let mut entries = archive.entries().unwrap().map(Result::unwrap);
+    assert!(entries.any(|entry| entry.path().unwrap().ends_with("file")));
+    assert_eq!(container.status().unwrap().phase, Phase::Exited);
 }
 
 #[test]
