@@ -83,21 +83,23 @@ impl Spot {
             .open(&self.directory, OsStr::from_bytes(&self.name), flags)
             .context(|| "open the directory")
     }
-
-    /// Where the link leads that it is.
-    fn read_link(&self) -> Result<Vec<u8>> {
-        let name = OsStr::from_bytes(&self.name);
-        let link = Access(self.users.as_ref()).open(&self.directory, name, OFlag::O_PATH);
-        let target = link.and_then(|link| readlinkat(&link, "")).context(|| shown(&self.name))?;
-        Ok(target.into_vec())
-    }
 }
 
-/// A directory that a path has led through.
+/// A name that a path has led through.
 struct Passed<'v> {
     name: Vec<u8>,
-    directory: OwnedFd,
-    branch: &'v Branch,
+    /// None if it is missing, or something else at the end of the path.
+    directory: Option<(OwnedFd, &'v Branch)>,
+}
+
+/// What a path has led through, without links, and what is at its end if that is no directory.
+type Way<'v> = (Vec<Passed<'v>>, Option<Spot>);
+
+/// What becomes of names that are not there, but for the last.
+#[derive(Clone, Copy, PartialEq)]
+enum Missing {
+    Fails,
+    Stays,
 }
 
 impl View {
@@ -108,7 +110,15 @@ impl View {
     /// `NotFound`, `InvalidInput` where a file is in the way, `SafetyViolation` for links in a circle, `Unsupported` on file systems of the kernel such as
     /// proc.
     pub(crate) fn find(&self, path: &Path, follow: bool) -> Result<Spot> {
-        self.walk(path.as_os_str().as_bytes(), follow).context(|| resolving(path))
+        let path_bytes = path.as_os_str().as_bytes();
+        let found = self.walk(path_bytes, follow, Missing::Fails).and_then(|(mut passed, end)| {
+            match (end, passed.pop().and_then(|step| step.directory)) {
+                (Some(end), _) => Ok(end),
+                (None, Some((directory, branch))) => spot(directory, b".".to_vec(), branch),
+                (None, None) => spot(duplicate(&self.root.directory)?, b".".to_vec(), &self.root),
+            }
+        });
+        found.context(|| resolving(path))
     }
 
     /// The path that one leads to, through no link and with a leading slash. Of what is missing the names stay.
@@ -117,76 +127,60 @@ impl View {
     ///
     /// Those of [`find`](Self::find).
     pub(crate) fn resolve(&self, path: &Path) -> Result<PathBuf> {
-        let mut real: Vec<Vec<u8>> = Vec::new();
-        let mut ahead = names(path.as_os_str().as_bytes());
-        let mut links = 0;
-        while let Some(name) = ahead.pop_front() {
-            if name == b".." {
-                real.pop();
-                continue;
-            }
-            real.push(name);
-            let spot = match self.walk(&real.join(&b'/'), false) {
-                Err(err) if err.kind() == ErrorKind::NotFound => continue,
-                spot => spot.context(|| resolving(path))?,
-            };
-            if spot.found.is_none_or(|stat| file_type(&stat) != SFlag::S_IFLNK) {
-                continue;
-            }
-            links += 1;
-            if links > MAX_LINKS {
-                return Err(Errno::ELOOP).context(|| resolving(path));
-            }
-            let target = spot.read_link().context(|| resolving(path))?;
-            real.pop();
-            if target.starts_with(b"/") {
-                real.clear();
-            }
-            let mut way = names(&target);
-            way.append(&mut ahead);
-            ahead = way;
-        }
-        Ok(Path::new("/").join(OsStr::from_bytes(&real.join(&b'/'))))
+        // A slash at its end says nothing.
+        let path_bytes = path.components().as_path().as_os_str().as_bytes();
+        let way = self.walk(path_bytes, true, Missing::Stays).context(|| resolving(path))?;
+        Ok(Path::new("/").join(OsStr::from_bytes(&path_of(&way.0))))
     }
 
-    fn walk(&self, path: &[u8], follow: bool) -> Result<Spot> {
+    fn walk(&self, path: &[u8], follow: bool, missing: Missing) -> Result<Way<'_>> {
         let directory_meant = path.ends_with(b"/") || path.ends_with(b"/.");
         let mut passed: Vec<Passed<'_>> = Vec::new();
         let mut ahead = names(path);
-        let mut links = 0;
+        let (mut end, mut links) = (None, 0);
         while let Some(name) = ahead.pop_front() {
             if name == b".." {
                 passed.pop();
                 continue;
             }
             let last = ahead.is_empty();
-            let (here, branch) = match passed.last() {
-                Some(step) => (&step.directory, step.branch),
-                None => (&self.root.directory, &self.root),
+            let above = match passed.last() {
+                Some(step) => {
+                    step.directory.as_ref().map(|(directory, branch)| (directory, *branch))
+                }
+                None => Some((&self.root.directory, &self.root)),
+            };
+            let Some((here, branch)) = above else {
+                passed.push(Passed { name, directory: None });
+                continue;
             };
             if let Some(mount) = self.mounted(&passed, &name) {
                 let Source { branch, file } = mount.source.as_ref().map_err(|why| {
                     Error::new(ErrorKind::InvalidState, why.clone()).context(shown(&name))
                 })?;
-                let directory = duplicate(&branch.directory)?;
-                match file {
-                    None => passed.push(Passed { name, directory, branch }),
+                let source = duplicate(&branch.directory)?;
+                let directory = match file {
+                    None => Some((source, branch)),
                     Some(file) if last && !directory_meant => {
-                        return spot(directory, file.clone(), branch);
+                        end = Some(spot(source, file.clone(), branch)?);
+                        None
                     }
                     Some(_) => return Err(Errno::ENOTDIR).context(|| shown(&name)),
-                }
+                };
+                passed.push(Passed { name, directory });
                 continue;
             }
             let access = Access(branch.users.as_ref());
             let found = match access.open(here, OsStr::from_bytes(&name), OFlag::O_PATH) {
-                Err(Errno::ENOENT) if last => {
-                    return spot(duplicate(here)?, name, branch);
+                Err(Errno::ENOENT) if last || missing == Missing::Stays => {
+                    end = Some(spot(duplicate(here)?, name.clone(), branch)?);
+                    passed.push(Passed { name, directory: None });
+                    continue;
                 }
                 found => found.context(|| shown(&name))?,
             };
             let stat = fstat(&found).context(|| shown(&name))?;
-            match file_type(&stat) {
+            let directory = match file_type(&stat) {
                 SFlag::S_IFLNK if !last || follow || directory_meant => {
                     links += 1;
                     if links > MAX_LINKS {
@@ -199,6 +193,7 @@ impl View {
                     let mut way = names(&target);
                     way.append(&mut ahead);
                     ahead = way;
+                    continue;
                 }
                 SFlag::S_IFDIR => {
                     if is_kernels(&found)? {
@@ -207,18 +202,17 @@ impl View {
                             .with_hint("what is there are no files: read it with a program in the container")
                             .context(shown(&name)));
                     }
-                    passed.push(Passed { name, directory: found, branch });
+                    Some((found, branch))
                 }
                 _ if last && !directory_meant => {
-                    return spot(duplicate(here)?, name, branch);
+                    end = Some(spot(duplicate(here)?, name.clone(), branch)?);
+                    None
                 }
                 _ => return Err(Errno::ENOTDIR).context(|| shown(&name)),
-            }
+            };
+            passed.push(Passed { name, directory });
         }
-        match passed.pop() {
-            Some(Passed { directory, branch, .. }) => spot(directory, b".".to_vec(), branch),
-            None => spot(duplicate(&self.root.directory)?, b".".to_vec(), &self.root),
-        }
+        Ok((passed, end))
     }
 
     fn mounted(&self, passed: &[Passed<'_>], name: &[u8]) -> Option<&Mounted> {
