@@ -80,7 +80,8 @@ pub struct Config {
     /// `/dev/x[:/dev/y[:rwm]]` of the host.
     pub devices: Vec<String>,
     /// `NAME=VALUE`, of namespaces of its own. In a network of its own, unless it has the host's processes,
-    /// `net.ipv4.ip_unprivileged_port_start` is 0 if nothing else is said: every user may serve on any port.
+    /// `net.ipv4.ip_unprivileged_port_start` is 0 and `net.ipv4.ping_group_range` has all of its groups if nothing else is said:
+    /// every user may serve on any port, and ping.
     pub sysctls: Vec<String>,
     /// `NAME=SOFT[:HARD]`, see getrlimit(2).
     pub ulimits: Vec<String>,

@@ -20,7 +20,7 @@ use crate::image::Image;
 use crate::layers::Rootfs;
 use crate::namespaces::{
     Capabilities, Capability, Command, Device, Namespaces, Resource, Rlimit, Seccomp, Signal,
-    Stdio, Sysctl, TerminalSize,
+    Stdio, Sysctl, TerminalSize, own_map,
 };
 
 /// Everything that is needed to start a container.
@@ -69,7 +69,7 @@ impl Launch {
         if let Some(value) = config.oom_score_adj {
             command.oom_score_adj(value);
         }
-        sysctls(&mut command, config)?;
+        sysctls(&mut command, config, &rootfs)?;
         mounts::add(&mut command, locked, &rootfs, &hostname)?;
         for device in &config.devices {
             command.device(parse_device(device)?.0);
@@ -329,16 +329,31 @@ fn namespaces(command: &mut Command, config: &Config) {
     }
 }
 
-/// The ports of a network of its own are nobody else's, so that there is nothing to keep from its users.
-fn sysctls(command: &mut Command, config: &Config) -> Result<()> {
+/// A network of its own is nobody else's, so that there is nothing to keep from its users: they may serve on all ports, and ping.
+fn sysctls(command: &mut Command, config: &Config, rootfs: &Rootfs) -> Result<()> {
     // Where it has the host's processes, its /proc is the host's too, and cannot be written.
     if !config.share.network && !config.share.pid {
         command.sysctl(Sysctl::new("net.ipv4.ip_unprivileged_port_start", "0")?);
+        if let Some(last) = last_group(rootfs) {
+            command.sysctl(Sysctl::new("net.ipv4.ping_group_range", format!("0 {last}"))?);
+        }
     }
     for sysctl in &config.sysctls {
         command.sysctl(sysctl.parse()?);
     }
     Ok(())
+}
+
+/// The largest group id that it can have, as far as that is known.
+fn last_group(rootfs: &Rootfs) -> Option<u32> {
+    // The kernel takes no larger one for who may ping.
+    const LARGEST: u32 = i32::MAX.unsigned_abs();
+    let map = match rootfs.user_namespace() {
+        Some(namespace) => namespace.map()?.clone(),
+        None => own_map().ok()?,
+    };
+    let ends = map.gids().iter().map(|extent| extent.inside.saturating_add(extent.count));
+    Some(ends.max()?.saturating_sub(1).min(LARGEST))
 }
 
 pub(super) fn enter_working_dir(command: &mut Command, config: &Config, image: &Image) {

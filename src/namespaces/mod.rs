@@ -53,3 +53,5 @@ pub use stdio::Stdio;
 pub use sysctl::Sysctl;
 pub use terminal::{Terminal, TerminalSize};
 pub use user_namespace::UserNamespace;
+#[cfg(feature = "container")]
+pub(crate) use user_namespace::own_map;

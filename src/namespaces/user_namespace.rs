@@ -211,7 +211,7 @@ fn may_map_any() -> bool {
 }
 
 /// The id map of the user namespace this process is in.
-fn own_map() -> io::Result<IdMap> {
+pub(crate) fn own_map() -> io::Result<IdMap> {
     let extents = |file| -> io::Result<Vec<IdExtent>> {
         parse_extents(&fs::read_to_string(file)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
     };

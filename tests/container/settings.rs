@@ -66,6 +66,13 @@ fn it_is_as_it_was_asked_to_be() {
     assert_eq!(changed, "80\n");
     let of_host = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
     assert_eq!(says(&scene, first_port, |it| it.share.network = true), of_host);
+    let pinging = "cat /proc/sys/net/ipv4/ping_group_range";
+    let groups = says(&scene, pinging, |_| {});
+    let last: u32 = groups.trim().strip_prefix("0\t").unwrap().parse().unwrap();
+    assert!(last >= 1000, "{groups:?}");
+    let privileged = says(&scene, pinging, |it| it.privileged = true);
+    let all = if nix::unistd::geteuid().is_root() { "0\t2147483647\n" } else { &groups };
+    assert_eq!(privileged, all);
     let shm = says(&scene, "mount | grep /dev/shm", |it| it.shm_size = Some(1 << 20));
     assert!(shm.contains("size=1024k"), "{shm}");
 }

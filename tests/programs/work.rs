@@ -33,6 +33,29 @@ fn python_serves_on_a_low_port_as_an_ordinary_user() {
     assert_eq!(scene.exec(&[], &["python3", "-c", get]), "200");
 }
 
+/// As ping(8) does without capabilities: the kernel puts a number of its own into the echo request.
+const PING: &str = "
+import socket
+ping = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
+ping.settimeout(10)
+ping.sendto(bytes([8, 0, 0, 0, 0, 0, 0, 1]) + b'payload', ('127.0.0.1', 0))
+answer = ping.recv(100)
+print(answer[0], answer[8:].decode())
+";
+
+#[test]
+fn any_user_of_a_container_may_ping() {
+    let scene = require!(Scene::new("ping"));
+    for user in ["root", "nobody", "1000:1000", "0:65535", "12345:1"] {
+        let options = ["run", "--rm", "-u", user];
+        let said = scene.says(&[&options, &[IMAGE, "python3", "-c", PING][..]].concat());
+        assert_eq!(said, "0 payload", "{user}");
+    }
+    let closed = ["run", "--rm", "--sysctl", "net.ipv4.ping_group_range=1 0", IMAGE];
+    let refused = scene.ran(&[&closed, &["python3", "-c", PING][..]].concat());
+    assert!(refused.status == 1 && refused.err.contains("PermissionError"), "{refused:?}");
+}
+
 /// All of its thousand compilers at once.
 const BUILD: &str = r#"set -e
     mkdir /build && cd /build
