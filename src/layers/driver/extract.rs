@@ -3,10 +3,11 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, renameat};
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::syncfs;
 
 use super::attributes::Marks;
@@ -17,7 +18,7 @@ use super::usage::{Usage, measure};
 use super::vfs::with_links;
 use crate::error::{Context, Error, Result};
 use crate::layers::access::Access;
-use crate::layers::cursor::names;
+use crate::layers::cursor::{file_type, names};
 use crate::layers::directory::Directory;
 use crate::layers::overlay::join;
 use crate::layers::rootfs::Rootfs;
@@ -65,6 +66,10 @@ impl LayerStore {
     }
 
     fn try_extract(&self, keys: &[&str], path: &Path, to: &Path, durable: bool) -> Result<()> {
+        // A mount and a user namespace are much for finding out that there is nothing.
+        if !self.may_show(keys, path)? {
+            return Ok(());
+        }
         let namespace = self.user_namespace()?;
         let access = Access(namespace.as_ref());
         let (parent, name) = split(to)?;
@@ -97,6 +102,31 @@ impl LayerStore {
         }
         copied
     }
+
+    /// Whether the layers `keys` may show something at `path`: one of them has something there, or a link on the way.
+    fn may_show(&self, keys: &[&str], path: &Path) -> Result<bool> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut here = keys.iter().map(|key| self.tree(key)).collect::<Result<Vec<_>>>()?;
+        for component in path.components() {
+            let name = match component {
+                Component::Normal(name) => name,
+                Component::ParentDir => return Ok(true),
+                _ => continue,
+            };
+            let mut found = Vec::new();
+            for directory in &here {
+                match openat(directory, name, flags, Mode::empty()) {
+                    Ok(file) if is_link(&file)? => return Ok(true),
+                    Ok(file) => found.push(file),
+                    Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+                    // Closed to the caller.
+                    Err(_) => return Ok(true),
+                }
+            }
+            here = found;
+        }
+        Ok(!here.is_empty())
+    }
 }
 
 /// The directory that a path lies in, and its name there.
@@ -104,6 +134,11 @@ fn split(path: &Path) -> Result<(OwnedFd, &OsStr)> {
     let split = path.parent().zip(path.file_name());
     let (parent, name) = split.ok_or_else(|| Error::invalid("the directory has no name"))?;
     Ok((Directory::open(parent, "the directory above")?.fd, name))
+}
+
+fn is_link(file: &OwnedFd) -> Result<bool> {
+    let stat = fstat(file).context(|| "stat a file of a layer")?;
+    Ok(file_type(&stat) == SFlag::S_IFLNK)
 }
 
 fn copy(from: OwnedFd, parent: &OwnedFd, part: &OsString, access: Access<'_>) -> Result<()> {
@@ -192,5 +227,30 @@ mod tests {
         let below = dir.path().join("below");
         layers.extract(&["base"], Path::new("/up/deep"), &below, false).unwrap();
         assert_eq!(fs::read_to_string(below.join("again")).unwrap(), "kept");
+    }
+
+    #[test]
+    fn what_no_layer_has_needs_no_mount_to_be_found_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let layers = layers(dir.path());
+        let staging = layers.prepare(&[]).unwrap();
+        fs::create_dir_all(staging.tree().join("data/above")).unwrap();
+        staging.commit("top").unwrap();
+        for (path, expected) in [
+            ("/data", true),
+            ("/data/deep/again", true),
+            ("/data/above/", true),
+            ("/link", true),
+            ("/link/x", true),
+            ("/nowhere/../data", true),
+            ("/", true),
+            ("/nowhere", false),
+            ("/data/nowhere/x", false),
+            ("/data/above/again", false),
+            ("/file/x", false),
+        ] {
+            let found = layers.may_show(&["base", "top"], Path::new(path)).unwrap();
+            assert_eq!(found, expected, "{path}");
+        }
     }
 }
