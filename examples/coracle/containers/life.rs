@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use coracle::container::Status;
 use coracle::namespaces::Signal;
 
-use super::{each, ended};
-use crate::failure::{Failure, Result};
+use super::{each, each_name, ended};
+use crate::failure::Result;
 use crate::output::Output;
 use crate::root::Root;
 
@@ -85,25 +86,16 @@ impl Names {
     /// `wait`, which prints exit statuses in the order of the containers.
     pub fn wait(self, root: &Root, out: &mut Output) -> Result<()> {
         let engine = root.engine()?;
-        let mut failed = false;
-        for name in &self.containers {
-            let status = engine.find(name).and_then(|container| match container.status()?.exit {
+        each_name(&self.containers, out, |name| {
+            let container = engine.find(name)?;
+            let Status { started, exit, .. } = container.status()?;
+            let status = match exit {
                 // It has been made, and is to be started by others.
-                None if container.status()?.started.is_none() => wait_for_start(&container),
+                None if started.is_none() => wait_for_start(&container),
                 _ => container.wait(),
-            });
-            match status {
-                Ok(status) => {
-                    out.line(&ended(&status).to_string())?;
-                    out.flush()?;
-                }
-                Err(err) => {
-                    Failure::from(err).print();
-                    failed = true;
-                }
-            }
-        }
-        if failed { Err(Failure::told()) } else { Ok(()) }
+            };
+            Ok(Some(ended(&status?).to_string()))
+        })
     }
 }
 

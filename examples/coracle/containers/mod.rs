@@ -52,16 +52,29 @@ fn each(
     mut act: impl FnMut(Container) -> Result<()>,
 ) -> Result<()> {
     let engine = root.engine()?;
+    each_name(names, out, |name| {
+        act(engine.find(name)?)?;
+        Ok(Some(name.to_owned()))
+    })
+}
+
+/// Does it with each name, and prints at once what comes of it. Goes on after a failure, and fails in the end.
+fn each_name(
+    names: &[String],
+    out: &mut Output,
+    mut act: impl FnMut(&str) -> Result<Option<String>>,
+) -> Result<()> {
     let mut failed = false;
     for name in names {
-        match engine.find(name).map_err(Failure::from).and_then(&mut act) {
-            Ok(()) => out.line(name)?,
+        match act(name) {
+            Ok(Some(line)) => out.line(&line)?,
+            Ok(None) => {}
             Err(failure) => {
-                out.flush()?;
                 failure.print();
                 failed = true;
             }
         }
+        out.flush()?;
     }
     if failed { Err(Failure::told()) } else { Ok(()) }
 }

@@ -4,6 +4,7 @@ use coracle::container::Volume;
 use coracle::{Engine, ErrorKind};
 use serde_json::{Value, json};
 
+use super::each_name;
 use super::process::digits;
 use crate::failure::{Failure, Result};
 use crate::filter::Condition;
@@ -177,19 +178,12 @@ fn described(volume: &Volume) -> Value {
 
 impl RemoveArgs {
     fn run(self, engine: &Engine, out: &mut Output) -> Result<()> {
-        let mut failed = false;
-        for name in &self.volumes {
+        each_name(&self.volumes, out, |name| {
             match engine.find_volume(name).and_then(Volume::remove) {
-                Ok(()) => out.line(name)?,
-                Err(err) if self.force && err.kind() == ErrorKind::NotFound => {}
-                Err(err) => {
-                    out.flush()?;
-                    Failure::from(err).print();
-                    failed = true;
-                }
+                Err(err) if self.force && err.kind() == ErrorKind::NotFound => Ok(None),
+                removed => Ok(removed.map(|()| Some(name.to_owned()))?),
             }
-        }
-        if failed { Err(Failure::told()) } else { Ok(()) }
+        })
     }
 }
 
