@@ -624,14 +624,6 @@ impl Cgroup {
         })
     }
 
-    /// How many processes in it were killed because memory ran out; 0 where memory is not limited.
-    pub(crate) fn oom_kills(&self) -> Result<u64> {
-        let Some(node) = self.node(Controllers::MEMORY) else { return Ok(0) };
-        let file = if node.v2 { "memory.events" } else { "memory.oom_control" };
-        let text = node.read(file).context(|| format!("count the OOM kills of {}", self.name))?;
-        Ok(super::stats::field(&text, "oom_kill").unwrap_or(0))
-    }
-
     /// The memory limit in bytes, if there is one.
     pub(crate) fn memory_limit(&self) -> Option<u64> {
         let node = self.node(Controllers::MEMORY)?;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,13 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timer::{Expiration, TimerSetTimeFlags};
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
 use super::cgroup::Cgroup;
 use super::controller::Controllers;
+use super::oom::OomWatch;
 use super::stats::field;
 use crate::error::{Context, Error, Result, SyscallError};
 
@@ -64,11 +64,8 @@ pub enum Event {
 pub struct Events {
     epoll: Epoll,
     /// Of the v2 directory.
-    state: Option<Watched<State>>,
-    /// The kill count, on v2.
-    kills: Option<Watched<u64>>,
-    /// Out of memory, on v1.
-    oom: Option<EventFd>,
+    state: Option<Watched>,
+    oom: Option<OomWatch>,
     /// On pure v1.
     timer: Option<Poller>,
     /// The v1 directory, whose removal the kernel reports through `oom`.
@@ -79,9 +76,9 @@ pub struct Events {
 
 /// A file whose change the kernel reports.
 #[derive(Debug)]
-struct Watched<T> {
+struct Watched {
     file: File,
-    last: T,
+    last: State,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +117,6 @@ impl Cgroup {
         let mut events = Events {
             epoll,
             state: None,
-            kills: None,
             oom: None,
             timer: None,
             procs: None,
@@ -144,30 +140,12 @@ impl Cgroup {
             }
         }
         if let Some(node) = self.legacy(Controllers::MEMORY) {
-            let oom =
-                EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-                    .context(|| "make an eventfd")?;
-            let control = node.open_file("memory.oom_control", OFlag::O_RDONLY);
-            let control = control.context(opening("memory.oom_control"))?;
-            let line = format!("{} {}", oom.as_fd().as_raw_fd(), control.as_raw_fd());
-            node.write("cgroup.event_control", &line)
-                .context(|| "ask for out-of-memory events")
-                .map_err(|err| {
-                    err.with_hint(
-                        "memory.oom_control of cgroup v1 reports only with CONFIG_MEMCG_V1",
-                    )
-                })?;
             let procs = node.open_file("cgroup.procs", OFlag::O_RDONLY);
             events.procs = Some(procs.context(opening("cgroup.procs"))?.into());
-            events.register(&oom, EpollFlags::EPOLLIN)?;
+        }
+        if let Some(oom) = self.watch_oom()? {
+            events.register(&oom, oom.flags())?;
             events.oom = Some(oom);
-        } else if let Some(node) = self.node(Controllers::MEMORY) {
-            let file = node.open_file("memory.events", OFlag::O_RDONLY);
-            let file = File::from(file.context(opening("memory.events"))?);
-            let text = reread(&file).context(opening("memory.events"))?;
-            events.register(&file, EpollFlags::EPOLLPRI)?;
-            events.kills =
-                Some(Watched { file, last: field(&text, "oom_kill").unwrap_or_default() });
         }
         Ok(events)
     }
@@ -296,29 +274,15 @@ impl Events {
 
     /// Looks at every source: none of them is expensive.
     fn collect(&mut self) -> Result<()> {
-        if let Some(watched) = &mut self.kills
-            && changed(&watched.file)?
-        {
-            match reread(&watched.file) {
-                Ok(text) => {
-                    let kills = field(&text, "oom_kill").unwrap_or_default();
-                    if kills > watched.last {
-                        self.ready.push_back(Event::Oom);
-                    }
-                    watched.last = kills;
-                }
-                Err(Errno::ENODEV) => self.removed = true,
-                Err(errno) => return Err(errno).context(|| "read memory.events"),
-            }
-        }
-        if let Some(oom) = &self.oom
-            && oom.read().is_ok()
-        {
-            // The kernel also writes to it when the cgroup goes away.
-            match self.procs.as_ref().map(reread) {
+        match self.oom.as_mut().map(OomWatch::has_happened) {
+            // v1 also tells so that the cgroup goes away.
+            Some(Ok(true)) => match self.procs.as_ref().map(reread) {
                 Some(Err(Errno::ENODEV)) => self.removed = true,
                 _ => self.ready.push_back(Event::Oom),
-            }
+            },
+            Some(Err(err)) if err.raw_os_error() == Some(libc::ENODEV) => self.removed = true,
+            Some(Err(err)) => return Err(err),
+            Some(Ok(false)) | None => {}
         }
         if let Some(watched) = &mut self.state
             && changed(&watched.file)?
@@ -378,7 +342,7 @@ impl Poller {
 }
 
 /// Whether the kernel has reported a change since the file was last read.
-fn changed(file: &File) -> Result<bool> {
+pub(super) fn changed(file: &File) -> Result<bool> {
     loop {
         match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], PollTimeout::ZERO) {
             Ok(count) => return Ok(count > 0),
@@ -389,7 +353,7 @@ fn changed(file: &File) -> Result<bool> {
 }
 
 /// The text from the beginning, all these files being short; reading also acknowledges the change.
-fn reread(file: &File) -> nix::Result<String> {
+pub(super) fn reread(file: &File) -> nix::Result<String> {
     let mut text = [0; 1024];
     let length = file
         .read_at(&mut text, 0)

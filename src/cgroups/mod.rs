@@ -28,6 +28,7 @@ mod layout;
 mod limits;
 mod name;
 mod node;
+mod oom;
 mod plan;
 mod settings;
 mod stats;
@@ -40,6 +41,8 @@ pub use cgroup::Cgroup;
 pub use devices::{DeviceAccess, DeviceKind, DeviceRules};
 pub use events::{Event, Events, PsiTrigger, Resource, Threshold};
 pub use limits::{IoLimit, Limits};
+#[cfg(feature = "container")]
+pub(crate) use oom::OomWatch;
 pub use stats::{
     CpuStats, HugetlbStats, IoStats, MemoryStats, PidsStats, Pressure, PressureStats, Stall, Stats,
     SwapStats,

@@ -3,7 +3,7 @@
 //! The first byte of a packet tells what it is. To the client: 1 and 2 are output, 3 how many bytes of it he has missed
 //! (little-endian, 8 bytes), 4 the end, with the status of wait(2) (4 bytes). From the client: 0 is input, 5 a size of the terminal (columns, rows), 6 the end of
 //! the input; and first of all, on a socket that was connected, 7: the id of the container,
-//! which comes back empty.
+//! which comes back empty; or 8, the id of one whose limits were changed, and nothing more.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -29,6 +29,8 @@ pub(super) const RESIZE: u8 = 5;
 pub(super) const END_OF_INPUT: u8 = 6;
 /// The id of the container that a client wants; and, empty, that he has got it.
 pub(super) const REQUEST: u8 = 7;
+/// The id of a container whose limits the supervisor should look at anew.
+pub(super) const LIMITS: u8 = 8;
 
 /// What comes from a container that one is attached to.
 #[derive(Clone, Debug, PartialEq, Eq)]

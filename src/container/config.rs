@@ -303,6 +303,11 @@ impl Resources {
         set(limits, &self.io_weight, Limits::io_weight)
     }
 
+    /// Whether it can run out of memory before the machine does.
+    pub(super) fn limits_memory(&self) -> bool {
+        self.memory.is_some_and(|bytes| bytes < u64::MAX)
+    }
+
     /// These, where they are set, in place of `older`.
     pub(super) fn over(&self, older: &Self) -> Self {
         Self {

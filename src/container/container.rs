@@ -125,6 +125,9 @@ impl Container {
         let mut locked = self.locked().context(attempt)?;
         if locked.record.phase.is_alive() {
             cgroup(&locked.record).and_then(|it| it.set(&resources.limits())).context(attempt)?;
+            if resources.limits_memory() {
+                self.announce_limits(&locked.record);
+            }
         }
         locked.identity.config.resources = resources.over(&locked.identity.config.resources);
         locked.save_identity().context(attempt)?;

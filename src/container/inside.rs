@@ -1,6 +1,6 @@
 //! What runs in a container, seen from outside: executing programs, taking hold of streams, reading the log, measuring.
 
-use super::attach::{Attachment, REQUEST};
+use super::attach::{Attachment, LIMITS, REQUEST};
 use super::config::LogDriver;
 use super::container::{Container, cgroup, open};
 use super::executed::Executed;
@@ -113,6 +113,17 @@ impl Container {
             }
         }
         Err(Error::new(ErrorKind::InvalidState, "its supervisor does not answer, or it has ended"))
+    }
+
+    /// Has its supervisor look at its limits anew. Whatever one does not hear it only tells of later, when the container ends.
+    pub(super) fn announce_limits(&self, record: &Record) {
+        let sockets =
+            record.supervisor.and_then(|supervisor| self.home.sockets_of(supervisor).ok());
+        for socket in sockets.unwrap_or_default() {
+            let _ = knock(&socket).and_then(|socket| {
+                Attachment::of(socket).send(LIMITS, self.id.as_str().as_bytes())
+            });
+        }
     }
 
     /// What it has written, to be read: `web.logs()?.follow().since(time)`. Following ends with the container.

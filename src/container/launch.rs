@@ -14,7 +14,7 @@ use super::locked::Locked;
 use super::logs::{Format, LogWriter, Rotation};
 use super::mounts;
 use super::seccomp::SeccompProfile;
-use crate::cgroups::{Cgroup, DeviceAccess, DeviceKind, DeviceRules, Limits};
+use crate::cgroups::{Cgroup, DeviceAccess, DeviceKind, DeviceRules, Limits, OomWatch};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::layers::Rootfs;
@@ -28,6 +28,8 @@ use crate::namespaces::{
 pub(super) struct Launch {
     pub(super) command: Command,
     pub(super) cgroup: Option<Cgroup>,
+    /// Of one whose memory is limited.
+    pub(super) oom: Option<OomWatch>,
     pub(super) config: Config,
     pub(super) rootfs: Rootfs,
     pub(super) log: Option<LogWriter>,
@@ -78,8 +80,12 @@ impl Launch {
         if let Some(cgroup) = &cgroup {
             command.cgroup(cgroup);
         }
-        let health = health(locked, &image)?;
-        Ok(Self { command, cgroup, config: config.clone(), rootfs, log: log(locked)?, health })
+        let oom = match &cgroup {
+            Some(cgroup) if config.resources.limits_memory() => cgroup.watch_oom()?,
+            _ => None,
+        };
+        let (health, log) = (health(locked, &image)?, log(locked)?);
+        Ok(Self { command, cgroup, oom, config: config.clone(), rootfs, log, health })
     }
 
     pub(super) fn cgroup_paths(&self) -> Vec<PathBuf> {

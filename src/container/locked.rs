@@ -119,14 +119,15 @@ impl<'a> Locked<'a> {
         if same_boot && supervisor.is_alive() {
             return Ok(());
         }
-        if same_boot {
-            self.kill_orphan()?;
-        }
+        let oom_kills = if same_boot { self.kill_orphan()? } else { 0 };
         if matches!(self.record.phase, Phase::Running | Phase::Paused | Phase::Restarting) {
             let why = match same_boot {
                 true => format!("its supervisor, process {}, was killed", supervisor.pid),
                 false => "the machine was restarted".to_owned(),
             };
+            if oom_kills > 0 && !self.record.out_of_memory {
+                self.ran_out_of_memory();
+            }
             self.ended(Exit::killed(), Some(why));
             if self.identity.config.remove {
                 self.record.phase = Phase::Removing;
@@ -157,14 +158,20 @@ impl<'a> Locked<'a> {
     pub(super) fn ended(&mut self, exit: Exit, error: Option<String>) {
         // One that was to be started anew has ended before.
         if self.record.phase.is_alive() {
-            if exit.out_of_memory {
-                self.tell("oom", &[]);
-            }
             let code = exit.status(&self.identity.config).shell_code().to_string();
             self.tell("die", &[("exitCode", &code)]);
             self.tell_volumes("unmount", |_| Vec::new());
         }
         self.record.ended(Some(exit), error);
+    }
+
+    /// Notes that a process of it was killed because memory ran out, and tells that: whoever hears it can read of it.
+    pub(super) fn ran_out_of_memory(&mut self) {
+        if !std::mem::replace(&mut self.record.out_of_memory, true) {
+            // A full disk, perhaps: its end is written down later.
+            let _ = self.save();
+        }
+        self.tell("oom", &[]);
     }
 
     /// Tells of it, see [`events`](super::events).
@@ -207,8 +214,8 @@ impl<'a> Locked<'a> {
     }
 
     /// Kills what a dead supervisor ran. The kernel should have done so: it sends SIGKILL to the first process when the
-    /// supervisor dies.
-    fn kill_orphan(&self) -> Result<()> {
+    /// supervisor dies. Returns how many of its processes were killed because memory ran out.
+    fn kill_orphan(&self) -> Result<u64> {
         if let Some(pidfd) = self.record.process.and_then(|process| process.open()) {
             let attempt =
                 || format!("kill the container {}, whose supervisor is dead", self.id.short());
@@ -219,13 +226,14 @@ impl<'a> Locked<'a> {
                 );
             }
         }
-        match Cgroup::at_paths(&self.record.cgroup) {
-            Ok(cgroup) => cgroup.delete()?,
-            Err(err) if err.kind() == ErrorKind::NotFound => {}
-            Err(err) => return Err(err),
-        }
+        let cgroup = match Cgroup::at_paths(&self.record.cgroup) {
+            Err(err) if err.kind() == ErrorKind::NotFound => None,
+            other => Some(other?),
+        };
+        let oom_kills = cgroup.as_ref().map_or(Ok(0), Cgroup::oom_kills).unwrap_or_default();
+        cgroup.map_or(Ok(()), Cgroup::delete)?;
         launch::remove_cgroups_above(&self.record.cgroup);
-        Ok(())
+        Ok(oom_kills)
     }
 
     /// Fails unless it has a process.

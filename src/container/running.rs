@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::launch;
 use super::state::Exit;
-use crate::cgroups::Cgroup;
+use crate::cgroups::{Cgroup, OomWatch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layers::Rootfs;
 use crate::namespaces::{Child, Command, ExitStatus};
@@ -35,6 +35,16 @@ impl Running {
 
     pub(super) fn try_wait(&self) -> Result<Option<ExitStatus>> {
         self.with(Child::try_wait)
+    }
+
+    /// Begins to watch for memory that runs out.
+    pub(super) fn watch_oom(&self) -> Result<Option<OomWatch>> {
+        self.cgroup.as_ref().map_or(Ok(None), Cgroup::watch_oom)
+    }
+
+    /// How many of its processes were killed because memory ran out; 0 if that is not known.
+    pub(super) fn oom_kills(&self) -> u64 {
+        self.cgroup.as_ref().and_then(|cgroup| cgroup.oom_kills().ok()).unwrap_or_default()
     }
 
     pub(super) fn exec(&self, command: &mut Command) -> Result<Child> {

@@ -72,6 +72,9 @@ pub struct Status {
     pub finished: Option<SystemTime>,
     /// How often its [restart policy](super::Restart) has started it anew.
     pub restarts: u32,
+    /// Whether a process of it has been killed because memory ran out, since it was started the last time: not only the first one,
+    /// of which [`exit`](Self::exit) tells.
+    pub out_of_memory: bool,
     /// Whether it is well, if it has a [health check](super::HealthCheck).
     pub health: Option<Health>,
 }
@@ -119,6 +122,9 @@ pub(super) struct Record {
     pub(super) error: Option<String>,
     #[serde(default)]
     pub(super) restarts: u32,
+    /// A process of it was killed because memory ran out.
+    #[serde(default)]
+    pub(super) out_of_memory: bool,
     /// Somebody wants it to end, so that it is not started anew.
     #[serde(default)]
     pub(super) stopping: bool,
@@ -133,6 +139,7 @@ pub(super) struct Record {
 pub(super) struct Exit {
     /// The status of wait(2).
     pub(super) status: i32,
+    /// It was ended by that.
     #[serde(default)]
     pub(super) out_of_memory: bool,
 }
@@ -170,6 +177,7 @@ impl Record {
             exit: None,
             error: None,
             restarts: 0,
+            out_of_memory: false,
             stopping: false,
             with_volumes: false,
         }
@@ -186,6 +194,7 @@ impl Record {
             started: self.started.map(SystemTime::from),
             finished: self.finished.map(SystemTime::from),
             restarts: self.restarts,
+            out_of_memory: self.out_of_memory,
             health: None,
         }
     }
@@ -199,6 +208,7 @@ impl Record {
         self.finished = None;
         self.exit = None;
         self.error = None;
+        self.out_of_memory = false;
         self.stopping = false;
     }
 

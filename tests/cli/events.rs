@@ -2,10 +2,11 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::common::archive::Tar;
-use crate::common::{require, setup};
+use crate::common::{cgroup_controller, require, setup};
 use crate::life::Scene;
 use crate::{command, fails, finish, lines, run};
 
@@ -24,7 +25,7 @@ fn they_are_told_as_they_happen_and_afterwards() {
         lines(store, &["create", "--name", name, "busybox:1"]);
         lines(store, &["rm", name]);
     };
-    let begun = std::thread::scope(|scope| {
+    let begun = thread::scope(|scope| {
         let first = scope.spawn(|| told.next().unwrap());
         while !first.is_finished() {
             probe("work");
@@ -184,4 +185,40 @@ fn they_are_dockers() {
     let theirs = told(&|arguments| output(theirs(arguments)), &their_ids);
     let ours = told(&|arguments| output(ours(arguments)), &our_ids);
     assert_eq!(ours, theirs);
+}
+
+#[test]
+fn one_that_runs_out_of_memory_is_told_of_as_dockers() {
+    const GREEDY: &str = "busybox dd if=/dev/zero of=/dev/null bs=64M; sleep 600 & wait";
+    const STATE: &str = "{{.State.OOMKilled}} {{.State.Running}} {{.State.ExitCode}}";
+    require!(cgroup_controller("memory"));
+    let scene = require!(Scene::new("cli-docker-memory"));
+    let dir = setup("cli-docker-memory-daemon");
+    let docker = require!(scene.docker(&dir));
+    let theirs = |arguments: &[&str]| finish(docker.command(arguments).env("TZ", "UTC")).out;
+    let ours = |arguments: &[&str]| lines(&scene.store, arguments).join("\n");
+    let life = |run: &dyn Fn(&[&str]) -> String| {
+        let limits = ["-m", "16m", "--memory-swap", "16m", "--network", "none", "--name", "it"];
+        let made = [&["run", "-d"], &limits[..], &["busybox:1", "sh", "-c", GREEDY]].concat();
+        let id = run(&made).trim().to_owned();
+        let end = Instant::now() + Duration::from_secs(60);
+        let told = loop {
+            let told = run(&["events", "--since", "1h", "--until", "0s", "-f", "event=oom"]);
+            if let Some((_, told)) = told.trim().split_once(' ') {
+                break told.replace(&id, "ID");
+            }
+            assert!(Instant::now() < end, "{}", run(&["inspect", "it"]));
+            thread::sleep(Duration::from_millis(20));
+        };
+        let state = || run(&["inspect", "-f", STATE, "it"]).trim().to_owned();
+        let meanwhile = state();
+        run(&["kill", "it"]);
+        run(&["wait", "it"]);
+        (told, state(), meanwhile)
+    };
+    let (ours, theirs) = (life(&ours), life(&theirs));
+    assert_eq!(ours.0, "container oom ID (image=busybox:1, name=it)");
+    assert_eq!((&ours.0, &ours.1), (&theirs.0, &theirs.1));
+    // Debian's docker says so only when it has ended, younger ones at once.
+    assert_eq!(ours.2, "true true 0");
 }

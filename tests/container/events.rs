@@ -10,7 +10,7 @@ use coracle::container::events::{Event, EventKind, EventStream};
 use coracle::container::{Container, Phase};
 use coracle::image::{ConfigChanges, Filter, Import, Store};
 use coracle::namespaces::{Command, Signal};
-use coracle::{Engine, ErrorKind, MIB};
+use coracle::{Engine, ErrorKind};
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -283,22 +283,6 @@ fn a_prune_removes_what_nobody_uses_and_tells_what_that_took() {
         ["destroy", "destroy", "prune", "prune", "destroy", "destroy", "destroy", "prune"];
     assert_eq!(actions(&events), expected);
     busy.remove_forced().unwrap();
-}
-
-#[test]
-fn one_that_runs_out_of_memory_is_told_of() {
-    let scene = require!(scene("events-memory"));
-    let start = SystemTime::now();
-    let builder = scene.engine.container("box").memory(16 * MIB).remove_on_exit();
-    let container = builder.command(["dd", "if=/dev/zero", "of=/dev/null", "bs=64M"]).start();
-    // It takes memory controllers.
-    let Ok(container) = container else { return };
-    if !container.wait().unwrap().out_of_memory() {
-        return;
-    }
-    let events = told(&scene.engine, start);
-    assert_eq!(actions(&events)[..4], ["create", "start", "oom", "die"]);
-    assert_eq!(events[3].exit_code(), Some(137));
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod events;
 mod examples;
 mod health;
 mod life;
+mod memory;
 mod scene;
 mod settings;
 mod streams;

@@ -22,7 +22,7 @@ pub fn container(engine: &Engine, container: &Container) -> coracle::Result<Valu
         "Running": status.phase.is_alive(),
         "Paused": status.phase == Phase::Paused,
         "Restarting": status.phase == Phase::Restarting,
-        "OOMKilled": status.exit.as_ref().is_some_and(|it| it.out_of_memory()),
+        "OOMKilled": status.out_of_memory,
         "Dead": false,
         "Pid": status.pid.unwrap_or(0),
         "ExitCode": code,

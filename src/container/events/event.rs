@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 /// Something that has happened to a container, an image or a volume.
 ///
 /// Actions and attributes are docker's. Of containers: `create`, `start`, `restart`, `stop`, `pause`, `unpause`, `update`, `attach`, `detach`, `commit`,
-/// `export`, `archive-path` and `extract-to-dir` for files copied out and in, `destroy`; `kill` with the number of the `signal`; `die` with the `exitCode`, and `oom` before it if that was the kernel's doing;
+/// `export`, `archive-path` and `extract-to-dir` for files copied out and in, `destroy`; `kill` with the number of the `signal`; `die` with the `exitCode`; `oom` when the kernel has killed a process of
+/// it because memory ran out;
 /// `rename` with the `oldName`; `resize` with `width` and `height`; `exec_create: COMMAND` and `exec_start: COMMAND`, and `exec_die` with the `exitCode` once the process that
 /// has executed it knows of its end, all with an `execID`; `health_status: healthy` or `unhealthy`. Of volumes: `create`, `mount`, `unmount`, `destroy`.
 /// Of images: `tag` with the new name as `name`; `untag` for each name that goes, and `delete`; `import`, `load` and `save`; `pull` and `push`, whose

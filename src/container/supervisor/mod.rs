@@ -4,6 +4,7 @@
 mod client;
 mod door;
 mod health;
+mod memory;
 mod poller;
 mod scratch;
 mod supervision;

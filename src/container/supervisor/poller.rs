@@ -19,27 +19,31 @@ pub(super) const WAKE: Token = Token { task: 0, slot: Slot::Process };
 /// Somebody knocks.
 pub(super) const DOOR: Token = Token { task: 0, slot: Slot::Input };
 
+/// The upper half of a token's word is the task, the lower half the slot: its kind in four bits, and a number in these.
+pub(super) const NUMBER: u32 = 0x0fff_ffff;
+const MASK: u64 = NUMBER as u64;
+
 impl From<Token> for u64 {
     fn from(token: Token) -> Self {
-        // The lower half is the slot: its kind in three bits, and a number.
         let (kind, number) = match token.slot {
             Slot::Process => (0, 0),
             Slot::Source(index) => (1, index as u64),
             Slot::Input => (2, 0),
             Slot::Guest(number) => (3, u64::from(number)),
             Slot::Client(number) => (4, u64::from(number)),
-            Slot::Alert(number) => (7, u64::from(number)),
             Slot::Probe => (5, 0),
             Slot::ProbeOutput => (6, 0),
+            Slot::Alert(number) => (7, u64::from(number)),
+            Slot::Memory => (8, 0),
         };
-        u64::from(token.task) << 32 | kind << 29 | number & 0x1fff_ffff
+        u64::from(token.task) << 32 | kind << NUMBER.count_ones() | number & MASK
     }
 }
 
 impl Token {
     pub(super) fn of(word: u64) -> Self {
-        let number = (word & 0x1fff_ffff) as u32;
-        let slot = match word >> 29 & 7 {
+        let number = (word & MASK) as u32;
+        let slot = match word >> NUMBER.count_ones() & 15 {
             0 => Slot::Process,
             1 => Slot::Source(number as usize),
             2 => Slot::Input,
@@ -47,7 +51,8 @@ impl Token {
             4 => Slot::Client(number),
             5 => Slot::Probe,
             6 => Slot::ProbeOutput,
-            _ => Slot::Alert(number),
+            7 => Slot::Alert(number),
+            _ => Slot::Memory,
         };
         Self { task: (word >> 32) as u32, slot }
     }
@@ -88,5 +93,30 @@ impl Poller {
 
     pub(super) fn remove(&self, fd: impl AsFd) {
         let _ = self.0.delete(fd);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_survives_the_kernel() {
+        let slots = [
+            Slot::Process,
+            Slot::Source(1),
+            Slot::Input,
+            Slot::Guest(NUMBER),
+            Slot::Client(NUMBER),
+            Slot::Probe,
+            Slot::ProbeOutput,
+            Slot::Alert(NUMBER),
+            Slot::Memory,
+        ];
+        for token in
+            [0, u32::MAX].into_iter().flat_map(|task| slots.map(|slot| Token { task, slot }))
+        {
+            assert_eq!(Token::of(token.into()), token);
+        }
     }
 }

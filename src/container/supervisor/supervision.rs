@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
-use super::super::attach::REQUEST;
+use super::super::attach::{LIMITS, REQUEST};
 use super::super::container::Container;
 use super::super::id::ContainerId;
 use super::super::launch::{self, Launch};
@@ -61,6 +61,8 @@ pub(super) enum Alarm {
     ProbeIsLate(u32, u32),
     /// Its probe was killed a while ago.
     ProbeWasKilled(u32),
+    /// Somebody may be killed for want of memory, of which this was the so-manieth notice; and when to look again.
+    LookForKilled(u32, u32, Duration),
 }
 
 impl Alarm {
@@ -174,6 +176,9 @@ impl Supervision {
                 Alarm::Probe(task) => self.probe(task),
                 Alarm::ProbeIsLate(task, probe) => self.probe_is_late(task, probe),
                 Alarm::ProbeWasKilled(task) => self.probe_was_killed(task),
+                Alarm::LookForKilled(task, notice, pause) => {
+                    self.look_for_killed(task, notice, pause);
+                }
             }
         }
     }
@@ -231,7 +236,7 @@ impl Supervision {
         launch: Launch,
         clients: Vec<OwnedFd>,
     ) -> Result<ProcessId> {
-        let Launch { mut command, cgroup, config, rootfs, log, health } = launch;
+        let Launch { mut command, cgroup, oom, config, rootfs, log, health } = launch;
         let child = match command.spawn() {
             Err(err) => {
                 // It was made for this.
@@ -254,6 +259,7 @@ impl Supervision {
             Arc::new(Running::new(child, pidfd, cgroup.map(Cgroup::keep), rootfs))
         })?;
         task.prober = health.map(|(check, command)| Box::new(Prober::new(check, command)));
+        task.memory.watch(oom, &self.poller, task.token(Slot::Memory))?;
         for client in clients {
             task.add_client(client, &self.poller)?;
         }
@@ -277,6 +283,9 @@ impl Supervision {
         if matches!(token.slot, Slot::Probe | Slot::ProbeOutput) {
             self.probe_ready(token.task, token.slot);
         }
+        if token.slot == Slot::Memory {
+            self.memory_ran_out(token.task);
+        }
     }
 
     /// Asks whether it has ended.
@@ -297,15 +306,20 @@ impl Supervision {
     }
 
     /// Writes down that it has ended, and does what is to be done then.
-    fn record(&mut self, number: u32, exit: Exit) {
+    fn record(&mut self, number: u32, mut exit: Exit) {
         let Some(task) = self.tasks.get(&number) else { return };
         let container = task.container.clone();
         let since = task.since;
         match Locked::try_of(container.home(), container.id()) {
             Ok(None) => self.alarm(RETRY, Alarm::Record(number, exit)),
             Ok(Some(mut locked)) => {
-                // The processes first, then what they used.
                 let running = task.running.clone();
+                if running.oom_kills() > task.memory.told {
+                    locked.ran_out_of_memory();
+                }
+                // Whoever was killed before, it was ended by somebody's SIGKILL.
+                exit.out_of_memory &= !locked.record.stopping;
+                // The processes first, then what they used.
                 let _ = running.exit.set(exit);
                 running.end();
                 self.tasks.remove(&number);
@@ -398,11 +412,14 @@ impl Supervision {
         }
     }
 
-    /// Hears which container a caller wants to be attached to.
+    /// Hears what a caller wants: to be attached to a container, or to tell that its limits were changed.
     fn listen_to(&mut self, number: u32) {
         let request = self.visitors.request(number, &mut self.scratch.buffer, &self.poller);
-        let Some((id, mut caller)) = request else { return };
-        if let Some(task) = self.task_of(&id).and_then(|number| self.tasks.get_mut(&number)) {
+        let Some((kind, id, mut caller)) = request else { return };
+        let task = self.task_of(&id);
+        if let (LIMITS, Some(number)) = (kind, task) {
+            self.limits_changed(number);
+        } else if let Some(task) = task.and_then(|number| self.tasks.get_mut(&number)) {
             caller.send(REQUEST, &[]);
             let _ = task.add_client(caller.into_socket(), &self.poller);
         }

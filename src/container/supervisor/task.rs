@@ -18,7 +18,8 @@ use super::super::running::Running;
 use super::super::state::Exit;
 use super::client::Client;
 use super::health::Prober;
-use super::poller::{Poller, Token};
+use super::memory::Memory;
+use super::poller::{NUMBER, Poller, Token};
 use super::scratch::Scratch;
 use super::set_nonblocking;
 use crate::error::Result;
@@ -47,6 +48,8 @@ pub(super) enum Slot {
     ProbeOutput,
     /// A process of another's.
     Alert(u32),
+    /// What tells that memory has run out.
+    Memory,
 }
 
 #[derive(Debug)]
@@ -69,6 +72,7 @@ pub(super) struct Task {
     /// Clients have to catch up first: since when it is not read.
     pub(super) choked: Option<Instant>,
     pub(super) prober: Option<Box<Prober>>,
+    pub(super) memory: Memory,
 }
 
 impl Task {
@@ -112,10 +116,11 @@ impl Task {
             next: 0,
             choked: None,
             prober: None,
+            memory: Memory::default(),
         })
     }
 
-    fn token(&self, slot: Slot) -> Token {
+    pub(super) fn token(&self, slot: Slot) -> Token {
         Token { task: self.number, slot }
     }
 
@@ -145,7 +150,7 @@ impl Task {
     }
 
     fn number(&mut self) -> u32 {
-        self.next = self.next.wrapping_add(1);
+        self.next = self.next.wrapping_add(1) & NUMBER;
         self.next
     }
 
@@ -159,7 +164,7 @@ impl Task {
     ) {
         match slot {
             // The supervision sees to them.
-            Slot::Process | Slot::Probe | Slot::ProbeOutput | Slot::Alert(_) => {}
+            Slot::Process | Slot::Probe | Slot::ProbeOutput | Slot::Alert(_) | Slot::Memory => {}
             Slot::Source(index) => self.read(index, scratch, poller, TURNS),
             Slot::Input => self.feed(poller),
             // It is reaped when the first process is asked for.
@@ -358,6 +363,7 @@ impl Task {
         }
         self.sources.iter().flatten().chain(&self.input).for_each(|fd| poller.remove(fd));
         self.guests.iter().for_each(|(_, pidfd)| poller.remove(pidfd));
+        self.memory.end(poller);
         if let Some(prober) = &mut self.prober {
             prober.end(poller);
         }

@@ -7,12 +7,12 @@ use std::sync::Weak;
 
 use nix::sys::epoll::EpollFlags;
 
-use super::super::attach::REQUEST;
+use super::super::attach::{LIMITS, REQUEST};
 use super::super::id::ContainerId;
 use super::super::wait::Alert;
 use super::client::Client;
 use super::door::Door;
-use super::poller::{DOOR, Poller, Token};
+use super::poller::{DOOR, NUMBER, Poller, Token};
 use super::task::Slot;
 use crate::error::Result;
 
@@ -37,8 +37,7 @@ impl Visitors {
 
     fn number(&mut self) -> u32 {
         self.next = self.next.wrapping_add(1);
-        // As many bits as a token has for it.
-        self.next & 0x1fff_ffff
+        self.next & NUMBER
     }
 
     pub(super) fn answer_the_door(&mut self, poller: &Poller) {
@@ -51,18 +50,18 @@ impl Visitors {
         }
     }
 
-    /// The container that a caller wants to be attached to. Who says anything else is let go.
+    /// What a caller wants, and of which container. Who says anything else is let go.
     pub(super) fn request(
         &mut self,
         number: u32,
         buffer: &mut [u8],
         poller: &Poller,
-    ) -> Option<(ContainerId, Client)> {
+    ) -> Option<(u8, ContainerId, Client)> {
         let mut caller = self.callers.remove(&number)?;
         poller.remove(&caller);
-        let (REQUEST, length) = caller.receive(buffer)? else { return None };
+        let (kind @ (REQUEST | LIMITS), length) = caller.receive(buffer)? else { return None };
         let id = std::str::from_utf8(&buffer[..length]).ok()?.parse().ok()?;
-        Some((id, caller))
+        Some((kind, id, caller))
     }
 
     /// Something happened to the descriptor of one who leaves, or whose process is looked at for him.
