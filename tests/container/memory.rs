@@ -9,7 +9,7 @@ use coracle::{Engine, MIB};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::common::{Missing, alone, audit, cgroup_controller, require, root, rounds};
+use crate::common::{Missing, alone, audit, cgroup_controller, require, rounds};
 use crate::detached::{detach, until};
 use crate::{Scene, scene};
 
@@ -22,7 +22,6 @@ const SURVIVES: &str =
 
 /// An engine whose containers can be given limits.
 fn limited(name: &str) -> Result<Scene, Missing> {
-    root()?;
     cgroup_controller("memory")?;
     scene(name)
 }
