@@ -52,8 +52,24 @@ impl Encode for Cri {
 
 /// `{"log":"text\n","stream":"stdout","time":"2026-01-01T00:00:00Z"}`, byte by byte as docker writes it.
 pub(super) struct JsonFile {
-    full: String,
-    partial: String,
+    full: Tail,
+    partial: Tail,
+}
+
+/// The end of a record, in an array: a copy of a constant length needs no call.
+struct Tail {
+    bytes: [u8; Self::LONGEST],
+    length: usize,
+}
+
+impl Tail {
+    const LONGEST: usize = 64;
+
+    fn new(text: &str) -> Self {
+        let mut bytes = [0; Self::LONGEST];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Self { bytes, length: text.len() }
+    }
 }
 
 impl JsonFile {
@@ -63,21 +79,20 @@ impl JsonFile {
 
     pub(super) fn new(stream: Stream, time: SystemTime) -> Self {
         let partial = format!("\",\"stream\":\"{stream}\",\"time\":\"{}\"}}\n", timestamp(time));
-        Self { full: format!("\\n{partial}"), partial }
+        Self { full: Tail::new(&format!("\\n{partial}")), partial: Tail::new(&partial) }
     }
 }
 
 impl Encode for JsonFile {
     fn bound(&self, length: usize) -> usize {
-        Self::BEGIN.len() + Self::WIDEST * length + self.full.len()
+        Self::BEGIN.len() + Self::WIDEST * length + Tail::LONGEST
     }
 
     fn encode(&self, out: &mut [u8], text: &[u8], partial: bool) -> usize {
-        let mut at = Self::BEGIN.len();
-        out[..at].copy_from_slice(Self::BEGIN);
-        if text.is_ascii() {
+        let mut at = put(out, Self::BEGIN);
+        if is_plain(text) {
             // Nearly always, and soon seen.
-            at += escape(&mut out[at..], text);
+            at += put(&mut out[at..], text);
         } else {
             for chunk in text.utf8_chunks() {
                 at += escape(&mut out[at..], chunk.valid().as_bytes());
@@ -87,10 +102,15 @@ impl Encode for JsonFile {
             }
         }
         let end = if partial { &self.partial } else { &self.full };
-        at + put(&mut out[at..], end.as_bytes())
+        put(&mut out[at..], &end.bytes);
+        at + end.length
     }
 }
 
+/// As many bytes as are looked at together.
+const BLOCK: usize = 32;
+
+#[inline]
 fn put(out: &mut [u8], bytes: &[u8]) -> usize {
     out[..bytes.len()].copy_from_slice(bytes);
     bytes.len()
@@ -129,23 +149,33 @@ fn escape(out: &mut [u8], text: &[u8]) -> usize {
     }
 }
 
-/// How many bytes from the beginning stand for themselves. 0xe2 may begin a separator that does not.
+/// Whether it is ASCII that stands for itself.
+fn is_plain(text: &[u8]) -> bool {
+    let plain = |block: &[u8; BLOCK]| !any(block, |byte| !byte.is_ascii() | is_special(byte));
+    match text.last_chunk() {
+        // It overlaps the block before.
+        Some(last) => text.as_chunks().0.iter().all(plain) && plain(last),
+        None => text.iter().all(|byte| byte.is_ascii() && !is_special(*byte)),
+    }
+}
+
+/// How many bytes from the beginning stand for themselves.
 fn plain_length(text: &[u8]) -> usize {
-    let special = |byte: u8| {
-        (byte < 0x20)
-            | (byte == b'"')
-            | (byte == b'\\')
-            | (byte == b'<')
-            | (byte == b'>')
-            | (byte == b'&')
-            | (byte == 0xe2)
-    };
-    // A block at a time without a branch becomes vector instructions.
-    let (blocks, _) = text.as_chunks::<32>();
-    let quiet = |block: &&[u8; 32]| !block.iter().fold(false, |found, byte| found | special(*byte));
-    let skipped = 32 * blocks.iter().take_while(quiet).count();
+    let blocks = text.as_chunks::<BLOCK>().0.iter();
+    let skipped = BLOCK * blocks.take_while(|block| !any(block, is_special)).count();
     let rest = &text[skipped..];
-    skipped + rest.iter().position(|byte| special(*byte)).unwrap_or(rest.len())
+    skipped + rest.iter().position(|byte| is_special(*byte)).unwrap_or(rest.len())
+}
+
+/// Without a branch for each byte, which becomes vector instructions.
+fn any(block: &[u8; BLOCK], wanted: impl Fn(u8) -> bool) -> bool {
+    block.iter().fold(false, |found, byte| found | wanted(*byte))
+}
+
+/// Whether it does not stand for itself. 0xe2 may begin a separator that does not.
+fn is_special(byte: u8) -> bool {
+    // Two comparisons in one each: with 4, `"` is `&`, and with 2, `<` is `>`.
+    (byte < 0x20) | (byte | 4 == b'&') | (byte | 2 == b'>') | (byte == b'\\') | (byte == 0xe2)
 }
 
 /// A single record, where speed does not matter.
