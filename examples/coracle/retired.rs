@@ -1,4 +1,4 @@
-//! What docker has had once, and what to say today: hidden from the help, told to who still uses it.
+//! What docker has or has had and Coracle has not, and what to say instead: hidden from the help, told to who uses it.
 
 use crate::failure::{Failure, Result};
 
@@ -9,6 +9,13 @@ pub enum Retired {}
 /// Refuses whatever is given to such an option.
 pub fn retired(today: &'static str) -> impl Fn(&str) -> Result<Retired, String> + Clone {
     move |_| Err(format!("docker has dropped this option, too: {today}"))
+}
+
+/// Refuses to publish a port.
+pub fn unpublished(_: &str) -> Result<Retired, String> {
+    Err("ports cannot be published yet, as a container has no network that leads outside: \
+         --network host lets it serve on the host's ports"
+        .into())
 }
 
 /// `-e NAME=VALUE`, but not the beginning of a long option behind one dash: `-entrypoint=sh` sets nothing.

@@ -121,6 +121,17 @@ fn who_uses_what_docker_has_dropped_is_told_what_to_say_today() {
 }
 
 #[test]
+fn who_publishes_a_port_is_told_that_only_the_hosts_can_be_used() {
+    for option in ["-p=80:80", "--publish=80", "-P", "--publish-all"] {
+        for verb in ["run", "create"] {
+            let ran = finish(&mut command(&[verb, option, "busybox:1"]));
+            assert_eq!(ran.status, 125, "{verb} {option}: {ran:?}");
+            assert!(ran.err.contains("--network host"), "{verb} {option}: {ran:?}");
+        }
+    }
+}
+
+#[test]
 fn containers_are_made_with_the_options_of_then() {
     let scene = require!(Scene::new("cli-docker08-run"));
     let store = &scene.store;

@@ -5,7 +5,7 @@ use std::fs;
 use coracle::container::{Config, Share};
 
 use crate::failure::{Failure, Result, USAGE};
-use crate::retired::{Retired, retired};
+use crate::retired::{Retired, retired, unpublished};
 
 #[derive(clap::Args)]
 #[command(next_help_heading = "What it may do")]
@@ -44,6 +44,10 @@ pub struct Restrictions {
     networking: Option<Retired>,
     #[arg(long, hide = true, value_parser = retired("there is no lxc behind it; other options say what is wanted"))]
     lxc_conf: Option<Retired>,
+    #[arg(short, long, hide = true, value_parser = unpublished)]
+    publish: Option<Retired>,
+    #[arg(short = 'P', long, hide = true, num_args = 0, default_missing_value = "", value_parser = unpublished)]
+    publish_all: Option<Retired>,
     /// No network, or the host's. (Networks of its own are not made yet.)
     #[arg(long, visible_alias = "net", value_enum, default_value = "none", value_name = "WHICH")]
     network: Network,
