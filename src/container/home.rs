@@ -297,7 +297,7 @@ impl Home {
         let staging = self.dir.join("staging").join(id.as_str());
         let made = self.fill(id, &staging, identity, image);
         if made.is_err() {
-            let _ = remove::empty(self, &staging);
+            let _ = self.discard(&staging);
         }
         made
     }
@@ -337,6 +337,24 @@ impl Home {
             }
             Durable::No | Durable::Never => Ok(()),
         }
+    }
+
+    /// Takes away what has not come into being.
+    fn discard(self: &Arc<Self>, staging: &Path) -> Result<()> {
+        let trash = {
+            let _names = self.lock_names()?;
+            self.move_away(staging)?
+        };
+        remove::empty(self, &trash)
+    }
+
+    /// Moves a container's directory to where what is left of containers is removed, at once for all who look for it. For
+    /// holders of the lock of the names.
+    pub(super) fn move_away(&self, directory: &Path) -> Result<PathBuf> {
+        let trash = self.dir.join("trash").join(directory.file_name().unwrap_or_default());
+        gone(fs::rename(directory, &trash))
+            .context(|| format!("move {} away", directory.display()))?;
+        Ok(trash)
     }
 
     /// Where a process can be reached that has started containers.
@@ -388,9 +406,8 @@ impl Home {
             drop(lock);
         }
         for path in entries(&self.dir.join("staging"))? {
-            let abandoned = self.is_abandoned(&path)?;
-            if abandoned {
-                remove::empty(self, &path)?;
+            if self.is_abandoned(&path)? {
+                self.discard(&path)?;
             }
         }
         for path in entries(&self.dir.join("trash"))? {

@@ -229,11 +229,7 @@ impl Container {
     ///
     /// As [`stop`](Self::stop) and [`start`](Self::start).
     pub fn restart(&self, grace: impl Into<Option<Duration>>) -> Result<()> {
-        self.try_stop(grace.into())
-            .and_then(|()| self.start_with(TerminalSize::default(), Vec::new()))
-            .context(|| self.says("restart"))?;
-        self.home.tell_of(&self.id, "restart", &[]);
-        Ok(())
+        self.restart_with(grace.into(), || self.start_with(TerminalSize::default(), Vec::new()))
     }
 
     /// Stops it, if it runs, and starts it again [detached](Self::start_detached).
@@ -242,11 +238,26 @@ impl Container {
     ///
     /// As [`stop`](Self::stop) and [`start_detached`](Self::start_detached).
     pub fn restart_detached(&self, grace: impl Into<Option<Duration>>) -> Result<()> {
-        self.try_stop(grace.into())
-            .and_then(|()| monitor::start(self, TerminalSize::default(), None))
-            .context(|| self.says("restart"))?;
+        self.restart_with(grace.into(), || monitor::start(self, TerminalSize::default(), None))
+    }
+
+    fn restart_with(
+        &self,
+        grace: Option<Duration>,
+        start: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let started = self.try_stop(grace).and_then(|()| match start() {
+            // It has been stopped, and somebody else was faster to start it.
+            Err(err) if err.kind() == ErrorKind::InvalidState && self.is_alive() => Ok(()),
+            started => started,
+        });
+        started.context(|| self.says("restart"))?;
         self.home.tell_of(&self.id, "restart", &[]);
         Ok(())
+    }
+
+    fn is_alive(&self) -> bool {
+        self.status().is_ok_and(|status| status.phase.is_alive())
     }
 
     /// Lets all of its processes stand still.

@@ -112,39 +112,37 @@ impl Removal {
 /// Removes a container whose phase says so: its name, then its directory, then what that has claims on.
 pub(super) fn finish(locked: &mut Locked<'_>) -> Result<()> {
     let (home, id) = (locked.home(), locked.id);
-    {
+    let trash = {
         let _names = home.lock_names()?;
         home.release_name(&locked.identity.name, id)?;
-        let trash = home.path("trash").join(id.as_str());
-        let directory = locked.directory();
-        gone(fs::rename(&directory, &trash))
-            .context(|| format!("move {} away", directory.display()))?;
-    }
+        home.move_away(&locked.directory())?
+    };
     locked.tell("destroy", &[]);
-    empty(home, &home.path("trash").join(id.as_str()))
+    empty(home, &trash)
 }
 
 /// Removes a container by force whose files cannot be read: nobody knows its name or its process any more.
 pub(super) fn damaged(home: &Arc<Home>, id: &ContainerId) -> Result<()> {
     let directory = home.directory(id);
     let _lock = files::lock(&directory.join("lock"))?;
-    let trash = home.path("trash").join(id.as_str());
-    {
+    let trash = {
         let _names = home.lock_names()?;
-        gone(fs::rename(&directory, &trash))
-            .context(|| format!("move {} away", directory.display()))?;
-    }
+        home.move_away(&directory)?
+    };
     let (kind, id) = (EventKind::Container, id.to_string());
     home.journal().note(kind, "destroy".to_owned(), id, BTreeMap::new());
     empty(home, &trash)
 }
 
-/// Removes what is left of a container, which is in the trash or has not come into being, with its claims on volumes and
-/// on an image.
+/// Removes what is left of a container, in the trash, with its claims on volumes and on an image.
 pub(super) fn empty(home: &Arc<Home>, path: &Path) -> Result<()> {
     let attempt = || format!("remove {}", path.display());
     remove_volumes(home, path).context(attempt)?;
-    home.store().layers().context(attempt)?.remove_writable(path.join("files")).context(attempt)?;
+    match home.store().layers().context(attempt)?.remove_writable(path.join("files")) {
+        // Another process may be at it, too.
+        Err(err) if err.kind() != ErrorKind::NotFound => return Err(err.context(attempt())),
+        _ => {}
+    }
     let name = path.file_name().and_then(|name| name.to_str());
     if let Some(id) = name.and_then(|name| name.parse::<ContainerId>().ok()) {
         home.store().unpin(id.as_str()).context(attempt)?;

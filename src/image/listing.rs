@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::SystemTime;
 
+use super::digest::Digest;
 use super::gc::Collected;
 use super::image::{Image, Wanted};
 use super::index::Entry;
@@ -157,7 +158,7 @@ impl Store {
             match Image::of_descriptor(self, &entry.descriptor, &names, Wanted::Any) {
                 Ok(image) => images.extend(filter.admit(image).map(|image| (image, names))),
                 // Removed while the list was made.
-                Err(_) if !self.lists(&entry)? => {}
+                Err(_) if !self.lists(entry.blob.digest)? => {}
                 Err(err) => {
                     damaged.push(err.context(format!("read the image {}", shown(&entry, &names))));
                 }
@@ -169,8 +170,9 @@ impl Store {
         Ok((images, damaged))
     }
 
-    fn lists(&self, entry: &Entry) -> Result<bool> {
-        Ok(self.index()?.entries.iter().any(|other| other.blob == entry.blob))
+    /// Whether this is an image now.
+    pub(super) fn lists(&self, digest: Digest) -> Result<bool> {
+        Ok(self.index()?.entries.iter().any(|entry| entry.blob.digest == digest))
     }
 
     /// Removes the images that the filter admits and nothing uses, with all their names, and collects the garbage. An

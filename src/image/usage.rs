@@ -142,8 +142,13 @@ impl Store {
             (HashMap::<Digest, u64>::new(), HashMap::<ChainId, u64>::new());
         for image in listing.images {
             let mut needed = Needed::default();
-            if let Err(err) = known.of_document(self, image.digest(), true, &mut needed) {
-                usage.damaged.push(err.context(format!("measure the image {}", image.id())));
+            match known.of_document(self, image.digest(), true, &mut needed) {
+                Ok(()) => {}
+                // Removed meanwhile.
+                Err(_) if !self.lists(image.digest())? => continue,
+                Err(err) => {
+                    usage.damaged.push(err.context(format!("measure the image {}", image.id())));
+                }
             }
             needed.blobs.iter().for_each(|blob| *blobs.entry(*blob).or_default() += 1);
             needed.chains.iter().for_each(|chain| *layers.entry(*chain).or_default() += 1);

@@ -13,7 +13,7 @@ use super::child::{OnEnd, OwnCgroup, Process};
 use super::root::Source;
 use super::{Child, ExitStatus, Namespaces, Root, UserNamespace};
 use crate::cgroups::Cgroup;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 
 impl Child {
     /// A handle on a running process that is no child of this one: to signal it, and to execute others in its namespaces.
@@ -21,18 +21,17 @@ impl Child {
     ///
     /// `pidfd` must be of the process `pid`. Where that ends meanwhile, what is found here is no other's: it is looked up in
     /// its own directory in `/proc`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidState` if it has ended.
     pub(crate) fn adopt(pid: i32, pidfd: OwnedFd, cgroup: Option<&Cgroup>) -> Result<Self> {
-        let attempt = || format!("look at process {pid}");
-        let path = format!("/proc/{pid}");
-        let path = Path::new(&path);
-        let namespaces = namespaces_of(path).context(attempt)?;
-        let user_namespace = match namespaces.contains(Namespaces::USER) {
-            true => Some(UserNamespace::open(path.join("ns/user")).context(attempt)?),
-            false => None,
-        };
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = open(&path.join("root"), flags, Mode::empty()).context(attempt)?;
-        let name = fs::read_to_string(path.join("comm")).context(attempt)?;
+        let found = Found::of(Path::new(&format!("/proc/{pid}"))).map_err(|err| match err.kind() {
+            ErrorKind::NotFound => Error::new(ErrorKind::InvalidState, "it has ended"),
+            _ => err,
+        });
+        let Found { name, namespaces, user_namespace, root } =
+            found.context(|| format!("look at process {pid}"))?;
         let cgroup = cgroup.map(|cgroup| {
             let oom_kills = cgroup.oom_kills().unwrap_or(0);
             OwnCgroup { cgroup: cgroup.handle(), owned: false, oom_kills }
@@ -66,6 +65,30 @@ impl Child {
     /// Has somebody told how it ended, once this handle knows: when it was waited for, or dropped and so killed.
     pub(crate) fn on_end(&mut self, tell: impl FnOnce(&ExitStatus) + Send + Sync + 'static) {
         self.process.on_end = Some(OnEnd(Box::new(tell)));
+    }
+}
+
+/// What `/proc` says of a process.
+struct Found {
+    name: String,
+    namespaces: Namespaces,
+    /// If it is not this process's own.
+    user_namespace: Option<UserNamespace>,
+    root: OwnedFd,
+}
+
+impl Found {
+    fn of(process: &Path) -> Result<Self> {
+        let namespaces = namespaces_of(process)?;
+        let user_namespace = match namespaces.contains(Namespaces::USER) {
+            true => Some(UserNamespace::open(process.join("ns/user"))?),
+            false => None,
+        };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = open(&process.join("root"), flags, Mode::empty())
+            .context(|| "open its root directory")?;
+        let name = fs::read_to_string(process.join("comm")).context(|| "read its name")?;
+        Ok(Self { name, namespaces, user_namespace, root })
     }
 }
 

@@ -201,6 +201,7 @@ fn executed_programs_have_settings_of_their_own() {
     assert_eq!(exec(&[], "while ! [ -e /tmp/stamp ]; do sleep 0.02; done").1, 0);
     fails(store, &["exec", "work", "nonesuch"], 127, &["nonesuch"]);
     fails(store, &["exec", "work", "/etc/old"], 126, &["/etc/old"]);
+    fails(store, &["exec", "-u", "nobody-knows", "work", "true"], 1, &["nobody-knows"]);
     fails(store, &["exec", "work"], 1, &["COMMAND"]);
     fails(store, &["exec", "--colour", "work", "true"], 125, &["--colour"]);
     fails(store, &["exec", "-it", "work", "true"], 1, &["not a TTY"]);

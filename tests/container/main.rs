@@ -14,6 +14,7 @@ mod examples;
 mod health;
 mod life;
 mod memory;
+mod races;
 mod scene;
 mod settings;
 mod streams;

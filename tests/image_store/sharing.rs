@@ -23,7 +23,7 @@ fn work(store: &Store, seed: u64, deadline: Instant) -> BTreeMap<String, Digest>
     while Instant::now() < deadline {
         let app = format!("app-{seed}:{}", random.below(5));
         number += 1;
-        match random.below(12) {
+        match random.below(13) {
             0..=4 => {
                 // Everybody's first layer, a layer that somebody else may just remove, and one's own.
                 let shared = format!("shared {}", random.below(3));
@@ -50,6 +50,10 @@ fn work(store: &Store, seed: u64, deadline: Instant) -> BTreeMap<String, Digest>
             10 => {
                 let listing = store.list(&coracle::image::Filter::new()).unwrap();
                 assert!(listing.damaged.is_empty(), "{:?}", listing.damaged);
+            }
+            11 => {
+                let usage = store.usage().unwrap();
+                assert!(usage.damaged.is_empty(), "{:?}", usage.damaged);
             }
             _ => {
                 let verified = store.verify().unwrap();

@@ -89,7 +89,8 @@ fn unstarted(err: &coracle::Error) -> u8 {
     if err.kind() == ErrorKind::InvalidState {
         return USAGE;
     }
-    let mut cause: Option<&dyn Error> = Some(err);
+    // The first tells what was to be done with the container.
+    let mut cause = err.source();
     while let Some(it) = cause {
         if it.to_string().starts_with("execute ") {
             return if err.kind() == ErrorKind::NotFound { NOT_FOUND } else { NO_PROGRAM };
