@@ -18,19 +18,19 @@ pub struct Pruned {
     pub removed: Vec<String>,
     /// Bytes of disk that they took.
     pub reclaimed: u64,
-    /// Why others stay, as they have been started or mounted meanwhile.
+    /// Why others stay that nothing uses.
     pub failed: Vec<Error>,
 }
 
 impl Pruned {
-    /// Adds one that took so many bytes, unless somebody else has removed it.
-    fn add(&mut self, name: &str, removed: Result<u64>) {
+    /// Adds one that took so many bytes, unless somebody else has removed it, or uses it, which is this failure.
+    fn add(&mut self, name: &str, removed: Result<u64>, used: ErrorKind) {
         match removed {
             Ok(bytes) => {
                 self.removed.push(name.to_owned());
                 self.reclaimed += bytes;
             }
-            Err(err) if err.kind() == ErrorKind::NotFound => {}
+            Err(err) if err.kind() == ErrorKind::NotFound || err.kind() == used => {}
             Err(err) => self.failed.push(err),
         }
     }
@@ -49,7 +49,7 @@ impl Home {
                 let written = container.rootfs().and_then(|rootfs| rootfs.changed_bytes());
                 // What cannot be measured goes all the same.
                 let removed = container.remove().map(|()| written.unwrap_or(0));
-                pruned.add(id.as_str(), removed);
+                pruned.add(id.as_str(), removed, ErrorKind::InvalidState);
             }
         }
         self.tell_prune(EventKind::Container, pruned.reclaimed);
@@ -65,7 +65,7 @@ impl Home {
             if volume.users()?.is_empty() && wanted(&volume) {
                 let (name, size) = (volume.name().to_owned(), volume.size());
                 let removed = volume.remove().map(|()| size.unwrap_or(0));
-                pruned.add(&name, removed);
+                pruned.add(&name, removed, ErrorKind::Busy);
             }
         }
         self.tell_prune(EventKind::Volume, pruned.reclaimed);

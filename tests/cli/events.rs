@@ -158,6 +158,8 @@ fn they_are_dockers() {
         &["kill", "-s", "USR2", "uno"],
         &["restart", "two"],
         &["stop", "two"],
+        // Of several, docker prunes now one first and now another.
+        &["rm", "uno"],
         &["container", "prune", "-f"],
         &["rm", "two"],
         &["volume", "rm", "data"],

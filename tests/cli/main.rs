@@ -24,6 +24,7 @@ mod proxies;
 mod registries;
 mod remote;
 mod terminal;
+mod together;
 mod usage;
 mod volumes;
 

@@ -1,6 +1,10 @@
 //! An engine of the test's own, with an image that has busybox in it.
 
+use std::ffi::OsString;
 use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use coracle::Engine;
 use coracle::image::Import;
@@ -13,7 +17,27 @@ use crate::common::{Missing, Sandbox, containers, program, setup, stacks};
 #[derive(Debug)]
 pub struct Scene {
     pub engine: Engine,
+    /// After the engine, and before its directory goes.
+    _quiet: Quiet,
     pub dir: Sandbox,
+}
+
+/// Waits for threads of engines that had the last handle of their own, and so are waited for by nobody.
+#[derive(Debug)]
+struct Quiet {
+    supervisors: PathBuf,
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        let own = format!("{}-", std::process::id());
+        let is_own = |name: OsString| name.to_string_lossy().starts_with(&own);
+        let until = Instant::now() + Duration::from_secs(10);
+        let names = || fs::read_dir(&self.supervisors).into_iter().flatten().flatten();
+        while names().any(|it| is_own(it.file_name())) && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 /// The programs of the image.
@@ -44,7 +68,8 @@ pub fn scene(name: &str) -> Result<Scene, Missing> {
     tar.file("data/of-the-image", "kept");
     let archive = tar.end();
     Import::new(engine.store()).name("box").read(&archive[..]).unwrap();
-    Ok(Scene { engine, dir })
+    let quiet = Quiet { supervisors: dir.join("root/containers/supervisors") };
+    Ok(Scene { engine, _quiet: quiet, dir })
 }
 
 impl Scene {
@@ -58,7 +83,7 @@ impl Scene {
         drop(engine);
         // Its thread, if it had the last handle, ends a moment later.
         while threads() > before {
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }

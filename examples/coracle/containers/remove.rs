@@ -1,8 +1,9 @@
 //! `rm` and `container prune`.
 
-use coracle::container::Container;
+use coracle::ErrorKind;
+use coracle::container::{Container, Removal};
 
-use super::each;
+use super::each_name;
 use super::list::all;
 use crate::failure::{Failure, Result};
 use crate::filter::{Condition, moment};
@@ -36,21 +37,23 @@ impl Args {
         if self.link {
             return Err(Failure::new("links cannot be removed: they go with their container"));
         }
-        let removal = |container: Container| {
-            let removal = container.removal();
-            if self.volumes { removal.volumes() } else { removal }
-        };
-        if !self.force {
-            return each(root, &self.containers, out, |it| Ok(removal(it).run()?));
-        }
         let engine = root.engine()?;
-        let (found, missing): (Vec<_>, Vec<_>) =
-            self.containers.into_iter().partition(|name| engine.find(name).is_ok());
-        for name in missing {
-            out.flush()?;
-            Failure::new(format!("no such container: {name}")).print();
-        }
-        each(root, &found, out, |container| Ok(removal(container).force().run()?))
+        each_name(&self.containers, out, |name| {
+            match engine.find(name).and_then(|container| self.removal(container).run()) {
+                // Told, and no failure.
+                Err(err) if self.force && err.kind() == ErrorKind::NotFound => {
+                    Failure::from(err).print();
+                    Ok(None)
+                }
+                removed => Ok(Some(removed.map(|()| name.to_owned())?)),
+            }
+        })
+    }
+
+    fn removal(&self, container: Container) -> Removal {
+        let removal = container.removal();
+        let removal = if self.force { removal.force() } else { removal };
+        if self.volumes { removal.volumes() } else { removal }
     }
 }
 
