@@ -81,7 +81,8 @@ impl Launch {
             command.cgroup(cgroup);
         }
         let oom = match &cgroup {
-            Some(cgroup) if config.resources.limits_memory() => cgroup.watch_oom()?,
+            // Where the kernel cannot tell, as v1 with PREEMPT_RT, the end does.
+            Some(cgroup) if config.resources.limits_memory() => cgroup.watch_oom().ok().flatten(),
             _ => None,
         };
         let (health, log) = (health(locked, &image)?, log(locked)?);
