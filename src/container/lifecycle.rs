@@ -163,10 +163,19 @@ impl Container {
     ///
     /// `TimedOut` if not even SIGKILL ends it.
     pub fn stop(&self, grace: impl Into<Option<Duration>>) -> Result<()> {
-        self.try_stop(grace.into()).context(|| self.says("stop"))
+        self.try_stop(None, grace.into()).context(|| self.says("stop"))
     }
 
-    pub(super) fn try_stop(&self, grace: Option<Duration>) -> Result<()> {
+    /// [`stop`](Self::stop), with this signal instead of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`stop`](Self::stop).
+    pub fn stop_with(&self, signal: Signal, grace: impl Into<Option<Duration>>) -> Result<()> {
+        self.try_stop(Some(signal), grace.into()).context(|| self.says("stop"))
+    }
+
+    pub(super) fn try_stop(&self, signal: Option<Signal>, grace: Option<Duration>) -> Result<()> {
         let mut locked = self.locked()?;
         if locked.record.phase == Phase::Restarting {
             locked.record.ended(locked.record.exit, None);
@@ -177,13 +186,8 @@ impl Container {
         if !locked.record.phase.is_alive() {
             return Ok(());
         }
+        let signal = signal.map_or_else(|| stop_signal(&locked), Ok)?;
         let config = &locked.identity.config;
-        let of_image = || {
-            let image = launch::image_of(&locked).ok()?;
-            image.config().spec().config().as_ref()?.stop_signal().clone()
-        };
-        let signal = config.stop_signal.clone().or_else(of_image).filter(|it| !it.is_empty());
-        let signal = signal.map_or(Ok(Signal::TERM), |signal| signal.parse())?;
         let grace = grace.or_else(|| config.stop_timeout.map(Duration::from_secs)).unwrap_or(GRACE);
         let Some(pidfd) = locked.record.process.and_then(ProcessId::open) else {
             drop(locked);
@@ -246,7 +250,7 @@ impl Container {
         grace: Option<Duration>,
         start: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let started = self.try_stop(grace).and_then(|()| match start() {
+        let started = self.try_stop(None, grace).and_then(|()| match start() {
             // It has been stopped, and somebody else was faster to start it.
             Err(err) if err.kind() == ErrorKind::InvalidState && self.is_alive() => Ok(()),
             started => started,
@@ -295,4 +299,15 @@ impl Container {
         locked.tell(if paused { "pause" } else { "unpause" }, &[]);
         Ok(())
     }
+}
+
+/// The signal that asks a container to end: its own, or else the image's.
+fn stop_signal(locked: &Locked<'_>) -> Result<Signal> {
+    let of_image = || {
+        let image = launch::image_of(locked).ok()?;
+        image.config().spec().config().as_ref()?.stop_signal().clone()
+    };
+    let own = locked.identity.config.stop_signal.clone();
+    let signal = own.or_else(of_image).filter(|it| !it.is_empty());
+    signal.map_or(Ok(Signal::TERM), |signal| signal.parse())
 }

@@ -98,7 +98,7 @@ impl Removal {
                     .with_hint("stop it first, or remove it by force"));
             }
             drop(locked);
-            match container.try_stop(Some(Duration::ZERO)) {
+            match container.try_stop(None, Some(Duration::ZERO)) {
                 Err(err) if err.kind() == ErrorKind::NotFound => return Ok(()),
                 other => other?,
             }

@@ -111,6 +111,27 @@ fn a_container_runs_in_the_background_and_obeys_others() {
 }
 
 #[test]
+fn another_signal_can_ask_for_the_end() {
+    let scene = require!(Scene::new("cli-stop-signal"));
+    let store = &scene.store;
+    let script = "trap 'echo asked; exit 9' USR2; echo ready; while :; do sleep 0.02; done";
+    scene.detached(&["--name", "work"], script);
+    let until_said = |said: &[&str]| {
+        let end = Instant::now() + Duration::from_secs(60);
+        while lines(store, &["logs", "work"]) != said {
+            assert!(Instant::now() < end, "{:?}", run(store, &["logs", "work"]));
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until_said(&["ready"]);
+    fails(store, &["stop", "-s", "NONE", "work"], 1, &["NONE"]);
+    assert_eq!(lines(store, &["restart", "-s", "USR2", "-t", "60", "work"]), ["work"]);
+    until_said(&["ready", "asked", "ready"]);
+    assert_eq!(lines(store, &["stop", "--signal", "12", "-t", "60", "work"]), ["work"]);
+    assert_eq!(scene.picked("work", "{{.State.ExitCode}}"), "9");
+}
+
+#[test]
 fn wait_and_rm_do_with_several_what_they_can() {
     let scene = require!(Scene::new("cli-several"));
     let store = &scene.store;

@@ -369,6 +369,9 @@ fn a_run_fetches_what_is_missing_or_what_it_is_told() {
     };
     scene.lines(&["pull", "-q", &scene.server.name("app:2")]);
     assert_eq!(scene.lines(&["rmi", &scene.server.name("app:2")]).len(), 2);
+    let quiet = run(&["-q"]);
+    assert!(quiet.status == 126 && quiet.err.starts_with("Error: start "), "{quiet:?}");
+    assert_eq!(scene.lines(&["rmi", &name]).len(), 2);
     let never = run(&["--pull", "never"]);
     assert!(never.status == 125 && never.err.contains("no such image"), "{never:?}");
     let missing = run(&[]);

@@ -22,6 +22,9 @@ pub struct StopArgs {
         allow_hyphen_values = true
     )]
     time: Option<i64>,
+    /// The signal that asks them to, by name or number; by default what --stop-signal or the image says, or TERM
+    #[arg(short, long)]
+    signal: Option<String>,
     /// Containers, by name, id, or the beginning of an id
     #[arg(value_name = "CONTAINER", required = true)]
     containers: Vec<String>,
@@ -35,14 +38,28 @@ fn grace(seconds: Option<i64>) -> Option<Duration> {
 impl StopArgs {
     /// `stop`.
     pub fn stop(self, root: &Root, out: &mut Output) -> Result<()> {
-        let grace = grace(self.time);
-        each(root, &self.containers, out, |container| Ok(container.stop(grace)?))
+        let (signal, grace) = self.parsed()?;
+        each(root, &self.containers, out, |container| {
+            Ok(match signal {
+                Some(signal) => container.stop_with(signal, grace),
+                None => container.stop(grace),
+            }?)
+        })
     }
 
     /// `restart`, in the background.
     pub fn restart(self, root: &Root, out: &mut Output) -> Result<()> {
-        let grace = grace(self.time);
-        each(root, &self.containers, out, |container| Ok(container.restart_detached(grace)?))
+        let (signal, grace) = self.parsed()?;
+        each(root, &self.containers, out, |container| {
+            if let Some(signal) = signal {
+                container.stop_with(signal, grace)?;
+            }
+            Ok(container.restart_detached(grace)?)
+        })
+    }
+
+    fn parsed(&self) -> Result<(Option<Signal>, Option<Duration>)> {
+        Ok((self.signal.as_deref().map(str::parse).transpose()?, grace(self.time)))
     }
 }
 

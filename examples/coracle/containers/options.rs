@@ -30,6 +30,9 @@ pub struct Options {
     /// Fetch the image from a registry: if it is not here, in any case, or never
     #[arg(long, value_enum, default_value = "missing", value_name = "WHEN")]
     pull: When,
+    /// Say nothing of fetching it
+    #[arg(short, long)]
+    quiet: bool,
     /// Of an image for several platforms, this one's
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
@@ -106,19 +109,22 @@ impl Options {
             When::Always => {}
         }
         let reference: Reference = image.parse()?;
-        if self.pull == When::Missing {
+        if self.pull == When::Missing && !self.quiet {
             note(&format!("Unable to find image '{}' locally", reference.familiar()));
         }
         let registry = registries.client(reference.registry())?;
         let engine = root.engine_to_fill()?;
         let (store, platform) = (engine.store().clone(), self.platform.clone());
-        let fetch = Fetch { registry, store, platform, quiet: false };
+        let quiet = self.quiet;
+        let fetch = Fetch { registry, store, platform, quiet };
         let say: Say = &mut |line| {
             note(line);
             Ok(())
         };
         let (_, newer) = fetch.run(&reference, say)?;
-        say(&Fetch::status(&reference.familiar(), newer))?;
+        if !quiet {
+            say(&Fetch::status(&reference.familiar(), newer))?;
+        }
         Ok(engine)
     }
 }
