@@ -536,7 +536,9 @@ fn traffic_with_a_disk_is_held_and_counted() {
     require!(io_controller());
     let disk = require!(Loop::new());
     let (major, minor) = disk.numbers;
-    let limit = IoLimit::new(major, minor).wbps(64 * KIB);
+    let limit = IoLimit::of_disk(&disk.device).unwrap();
+    assert_eq!(limit, IoLimit::new(major, minor));
+    let limit = limit.wbps(64 * KIB);
     let cgroup = create("io", &Limits::new().io_limit(limit));
     let begin = Instant::now();
     let write = format!("exec dd if=/dev/zero of={} bs=32k count=8 oflag=direct", disk.device);

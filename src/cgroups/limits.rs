@@ -1,10 +1,12 @@
 //! What a group of processes may use at most.
 
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 use std::time::Duration;
 
 use super::controller::Controllers;
 use super::devices::DeviceRules;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 
 /// The smallest memory limit that is accepted: below it the kernel cannot even start a program.
 const SMALLEST_MEMORY: u64 = 512 * 1024;
@@ -326,6 +328,7 @@ fn list(what: &str, value: Option<&str>) -> Result<()> {
 /// let limits = Limits::new().io_limit(IoLimit::new(8, 0).rbps(10 * MIB).wiops(200));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "container", derive(serde::Serialize, serde::Deserialize))]
 #[must_use = "it does nothing until Limits::io_limit takes it"]
 pub struct IoLimit {
     pub(super) major: u32,
@@ -340,6 +343,44 @@ impl IoLimit {
     /// No limit yet, for the whole disk with these device numbers: a partition cannot be limited.
     pub fn new(major: u32, minor: u32) -> Self {
         Self { major, minor, rbps: None, wbps: None, riops: None, wiops: None }
+    }
+
+    /// No limit yet, for the disk behind a device file: `/dev/sda`.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`; `InvalidInput` for what is no block device, and for a partition, of which the kernel limits only the whole
+    /// disk.
+    pub fn of_disk(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let attempt = || format!("limit the disk {}", path.display());
+        let found = path.metadata().context(attempt)?;
+        if !found.file_type().is_block_device() {
+            return Err(Error::invalid("it is no block device").context(attempt()));
+        }
+        let (major, minor) = (libc::major(found.rdev()), libc::minor(found.rdev()));
+        if Path::new(&format!("/sys/dev/block/{major}:{minor}/partition")).exists() {
+            let message = "it is a partition, and only whole disks can be limited";
+            return Err(Error::invalid(message).context(attempt()));
+        }
+        Ok(Self::new(major, minor))
+    }
+
+    /// The disk's device numbers.
+    pub fn numbers(&self) -> (u32, u32) {
+        (self.major, self.minor)
+    }
+
+    /// These, where they are set, in place of those of `older`.
+    #[cfg(feature = "container")]
+    pub(crate) fn over(self, older: Self) -> Self {
+        Self {
+            rbps: self.rbps.or(older.rbps),
+            wbps: self.wbps.or(older.wbps),
+            riops: self.riops.or(older.riops),
+            wiops: self.wiops.or(older.wiops),
+            ..self
+        }
     }
 
     /// Bytes read a second.
@@ -371,6 +412,19 @@ impl IoLimit {
 mod tests {
     use super::*;
     use crate::ErrorKind;
+
+    #[test]
+    fn what_is_no_disk_is_told() {
+        for (path, kind, why) in [
+            ("/dev/null", ErrorKind::InvalidInput, "it is no block device"),
+            ("/no/such", ErrorKind::NotFound, "ENOENT"),
+        ] {
+            let err = IoLimit::of_disk(path).unwrap_err();
+            assert_eq!(err.kind(), kind);
+            let text = format!("{err:#}");
+            assert!(text.contains(path) && text.contains(why), "{text}");
+        }
+    }
 
     #[test]
     fn absurd_values_are_refused_by_name() {

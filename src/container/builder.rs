@@ -15,6 +15,7 @@ use super::launch;
 use super::link::Links;
 use super::state::{Identity, VERSION};
 use super::volume;
+use crate::cgroups::IoLimit;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// What a container is to be; made by [`Engine::container`](crate::Engine::container).
@@ -84,6 +85,21 @@ impl ContainerBuilder {
     /// How many processes and threads it may have.
     pub fn pids(mut self, count: u64) -> Self {
         self.config.resources.pids = Some(count);
+        self
+    }
+
+    /// How fast it may read and write a disk; may be called for several.
+    ///
+    /// ```no_run
+    /// use coracle::{MIB, cgroups::IoLimit};
+    ///
+    /// # let engine = coracle::Engine::open_default()?;
+    /// let slow = IoLimit::of_disk("/dev/sda")?.rbps(10 * MIB).wbps(10 * MIB);
+    /// engine.container("debian:12").io_limit(slow).start()?;
+    /// # Ok::<(), coracle::Error>(())
+    /// ```
+    pub fn io_limit(mut self, limit: IoLimit) -> Self {
+        self.config.resources.io_limits.push(limit);
         self
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::health::HealthCheck;
-use crate::cgroups::Limits;
+use crate::cgroups::{IoLimit, Limits};
 
 /// What a container is made of and how it is to run: as it was asked for, and as it is kept on disk.
 ///
@@ -275,6 +275,9 @@ pub struct Resources {
     pub pids: Option<u64>,
     /// See [`Limits::io_weight`].
     pub io_weight: Option<u64>,
+    /// See [`Limits::io_limit`]: one for each disk.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub io_limits: Vec<IoLimit>,
 }
 
 impl Resources {
@@ -300,7 +303,8 @@ impl Resources {
         limits = set(limits, &self.cpuset_cpus, Limits::cpuset_cpus);
         limits = set(limits, &self.cpuset_mems, Limits::cpuset_mems);
         limits = set(limits, &self.pids, Limits::pids);
-        set(limits, &self.io_weight, Limits::io_weight)
+        limits = set(limits, &self.io_weight, Limits::io_weight);
+        self.io_limits.iter().copied().fold(limits, Limits::io_limit)
     }
 
     /// Whether it can run out of memory before the machine does.
@@ -322,6 +326,18 @@ impl Resources {
             cpuset_mems: self.cpuset_mems.clone().or_else(|| older.cpuset_mems.clone()),
             pids: self.pids.or(older.pids),
             io_weight: self.io_weight.or(older.io_weight),
+            io_limits: self.io_limits_over(&older.io_limits),
         }
+    }
+
+    fn io_limits_over(&self, older: &[IoLimit]) -> Vec<IoLimit> {
+        let mut limits = older.to_vec();
+        for new in &self.io_limits {
+            match limits.iter_mut().find(|it| it.numbers() == new.numbers()) {
+                Some(old) => *old = new.over(*old),
+                None => limits.push(*new),
+            }
+        }
+        limits
     }
 }

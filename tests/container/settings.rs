@@ -1,12 +1,14 @@
 //! What is asked of containers, seen from inside.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use coracle::ErrorKind;
+use coracle::cgroups::IoLimit;
 use coracle::container::{Config, Output, Resources};
 use coracle::namespaces::TerminalSize;
+use coracle::{ErrorKind, MIB};
 
-use crate::common::{cgroup_controller, require, root};
+use crate::common::{Missing, cgroup_controller, require};
 use crate::{Scene, scene};
 
 /// What a shell script prints in a container with these settings.
@@ -117,8 +119,8 @@ fn directories_and_volumes_are_mounted() {
 #[test]
 fn its_limits_hold_and_can_be_changed() {
     let scene = require!(scene("container-limits"));
-    require!(root());
     require!(cgroup_controller("memory"));
+    require!(cgroup_controller("pids"));
     let builder = scene.engine.container("box").memory(32 << 20).pids(20);
     let container = builder.clone().command(["sleep", "600"]).start().unwrap();
     assert_eq!(container.stats().unwrap().memory.limit, Some(32 << 20));
@@ -134,6 +136,55 @@ fn its_limits_hold_and_can_be_changed() {
     assert!(status.out_of_memory(), "{status}");
     assert!(hog.status().unwrap().exit.unwrap().out_of_memory());
     hog.remove().unwrap();
+}
+
+/// A disk, and its numbers.
+fn disk() -> Result<(PathBuf, String), Missing> {
+    let read = |disk: &Path, file| fs::read_to_string(disk.join(file)).unwrap().trim().to_owned();
+    let disks = fs::read_dir("/sys/block").unwrap().map(|disk| disk.unwrap().path());
+    let mut disks = disks.filter(|disk| read(disk, "size") != "0");
+    let found = disks.find_map(|disk| {
+        let device = Path::new("/dev").join(disk.file_name()?);
+        device.exists().then(|| (device, read(&disk, "dev")))
+    });
+    found.ok_or_else(|| Missing::new("a disk", "none of /sys/block is in /dev"))
+}
+
+#[test]
+fn disks_are_limited() {
+    let scene = require!(scene("container-disks"));
+    let v1 = cgroup_controller("blkio").is_ok();
+    if !v1 {
+        require!(cgroup_controller("io"));
+    }
+    let (device, numbers) = require!(disk());
+    let limit = IoLimit::of_disk(&device).unwrap();
+    let builder = scene.engine.container("box").command(["sleep", "600"]);
+    let container = builder.io_limit(limit.rbps(MIB).wiops(50)).start().unwrap();
+    let written = || {
+        let pid = container.status().unwrap().pid.unwrap();
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let (mark, top) =
+            if v1 { (":blkio:/", "/sys/fs/cgroup/blkio") } else { ("0::/", "/sys/fs/cgroup") };
+        let group = groups.lines().find_map(|line| line.split_once(mark)).unwrap().1;
+        let files = match v1 {
+            true => &["blkio.throttle.read_bps_device", "blkio.throttle.write_iops_device"][..],
+            false => &["io.max"],
+        };
+        let read = |file: &&str| fs::read_to_string(Path::new(top).join(group).join(file)).unwrap();
+        files.iter().map(read).collect::<String>()
+    };
+    let expected = |reads: u64| match v1 {
+        true => format!("{numbers} {reads}\n{numbers} 50\n"),
+        false => format!("{numbers} rbps={reads} wbps=max riops=max wiops=50\n"),
+    };
+    assert_eq!(written(), expected(MIB));
+    let mut more = Resources::default();
+    more.io_limits.push(limit.rbps(2 * MIB));
+    container.update(&more).unwrap();
+    assert_eq!(written(), expected(2 * MIB));
+    assert_eq!(container.config().unwrap().resources.io_limits, [limit.rbps(2 * MIB).wiops(50)]);
+    container.remove_forced().unwrap();
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::time::SystemTime;
 
 use coracle::Engine;
-use coracle::container::{Config, Container, Health, MountSource, Phase, Restart};
+use coracle::cgroups::IoLimit;
+use coracle::container::{Config, Container, Health, MountSource, Phase, Resources, Restart};
 use coracle::image::Image;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -121,6 +122,10 @@ fn host_config(config: &Config) -> Value {
         "Ulimits": config.ulimits,
         "Devices": config.devices,
         "OomScoreAdj": config.oom_score_adj.unwrap_or(0),
+        "BlkioDeviceReadBps": disks(resources, "rbps"),
+        "BlkioDeviceWriteBps": disks(resources, "wbps"),
+        "BlkioDeviceReadIOps": disks(resources, "riops"),
+        "BlkioDeviceWriteIOps": disks(resources, "wiops"),
         "Memory": resources.memory.unwrap_or(0),
         "MemoryReservation": resources.memory_low.unwrap_or(0),
         "NanoCpus": nano,
@@ -198,4 +203,14 @@ fn settings(container: &Container, config: &Config, image: &Image) -> Value {
         settings["Healthcheck"] = serde_json::to_value(check).unwrap_or_default();
     }
     settings
+}
+
+/// The limits of this kind, by disk.
+fn disks(resources: &Resources, kind: &str) -> Value {
+    let disk = |limit: &IoLimit| {
+        let rate = serde_json::to_value(limit).ok()?[kind].as_u64()?;
+        let (major, minor) = limit.numbers();
+        Some(json!({ "Path": format!("/dev/block/{major}:{minor}"), "Rate": rate }))
+    };
+    resources.io_limits.iter().filter_map(disk).collect()
 }

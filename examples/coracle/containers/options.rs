@@ -10,7 +10,7 @@ use coracle::image::{Platform, Reference};
 
 use super::health::Checks;
 use super::process::Process;
-use super::resources::Limits;
+use super::resources::{Disks, Limits};
 use super::restrictions::Restrictions;
 use crate::failure::{Failure, Result};
 use crate::output::note;
@@ -40,6 +40,8 @@ pub struct Options {
     pub process: Process,
     #[command(flatten)]
     limits: Limits,
+    #[command(flatten)]
+    disks: Disks,
     #[command(flatten)]
     restrictions: Restrictions,
     #[command(flatten)]
@@ -72,6 +74,7 @@ impl Options {
         let engine = self.engine(image, root, registries)?;
         let mut config = Config::default();
         config.resources = self.limits.resources()?;
+        config.resources.io_limits = self.disks.limits()?;
         self.restrictions.apply(&mut config)?;
         self.process.apply(&engine, &mut config)?;
         config.health = self.health.check()?;

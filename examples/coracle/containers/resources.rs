@@ -1,5 +1,8 @@
-//! What a container may use: options of `run`, `create` and `update`.
+//! What a container may use: options of `run`, `create` and, but for disks, `update`.
 
+use std::path::PathBuf;
+
+use coracle::cgroups::IoLimit;
 use coracle::container::Resources;
 
 use super::sizes;
@@ -41,6 +44,61 @@ pub struct Limits {
     /// Its share of disk time, 10 to 1000; others have 500
     #[arg(long, value_name = "WEIGHT", value_parser = sizes::io_weight)]
     blkio_weight: Option<u64>,
+}
+
+/// How fast it may use disks.
+#[derive(clap::Args)]
+#[command(next_help_heading = "What it may use")]
+pub struct Disks {
+    /// Bytes that it may read of a disk each second: /dev/sda:10m
+    #[arg(long, value_name = "DISK:SIZE", value_parser = size)]
+    device_read_bps: Vec<Rate>,
+    /// Bytes that it may write to a disk each second
+    #[arg(long, value_name = "DISK:SIZE", value_parser = size)]
+    device_write_bps: Vec<Rate>,
+    /// How often it may read of a disk each second: /dev/sda:200
+    #[arg(long, value_name = "DISK:NUMBER", value_parser = number)]
+    device_read_iops: Vec<Rate>,
+    /// How often it may write to a disk each second
+    #[arg(long, value_name = "DISK:NUMBER", value_parser = number)]
+    device_write_iops: Vec<Rate>,
+}
+
+/// So much a second, of this disk.
+type Rate = (PathBuf, u64);
+
+fn size(text: &str) -> Result<Rate, String> {
+    rate(text, sizes::bytes)
+}
+
+fn number(text: &str) -> Result<Rate, String> {
+    rate(text, |text| text.parse().map_err(|_| format!("{text:?} is no number")))
+}
+
+fn rate(text: &str, parse: impl Fn(&str) -> Result<u64, String>) -> Result<Rate, String> {
+    let (disk, amount) = text.rsplit_once(':').ok_or("it is not like /dev/sda:10")?;
+    Ok((disk.into(), parse(amount)?))
+}
+
+impl Disks {
+    pub fn limits(self) -> Result<Vec<IoLimit>> {
+        let mut limits: Vec<IoLimit> = Vec::new();
+        for (rates, set) in [
+            (self.device_read_bps, IoLimit::rbps as fn(IoLimit, u64) -> IoLimit),
+            (self.device_write_bps, IoLimit::wbps),
+            (self.device_read_iops, IoLimit::riops),
+            (self.device_write_iops, IoLimit::wiops),
+        ] {
+            for (disk, rate) in rates {
+                let new = IoLimit::of_disk(disk)?;
+                match limits.iter_mut().find(|it| it.numbers() == new.numbers()) {
+                    Some(limit) => *limit = set(*limit, rate),
+                    None => limits.push(set(new, rate)),
+                }
+            }
+        }
+        Ok(limits)
+    }
 }
 
 impl Limits {
