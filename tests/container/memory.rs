@@ -198,7 +198,7 @@ fn descriptors() -> (usize, usize) {
 fn it_takes_one_descriptor_where_memory_is_limited_and_leaves_none() {
     alone(|| {
         let scene = require!(limited("memory-descriptors"));
-        scene.warm_up();
+        scene.warm_up_with(|builder| builder.memory(16 * MIB));
         let before = audit::snapshot();
         let held = |builder: ContainerBuilder| {
             let container = builder.command(["sleep", "600"]).start().unwrap();

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use coracle::Engine;
+use coracle::container::ContainerBuilder;
 use coracle::image::Import;
 use tar::EntryType;
 
@@ -75,10 +76,15 @@ pub fn scene(name: &str) -> Result<Scene, Missing> {
 impl Scene {
     /// Does once what opens descriptors that stay: those of the cgroup hierarchies.
     pub fn warm_up(&self) {
+        self.warm_up_with(|builder| builder);
+    }
+
+    /// [`warm_up`](Self::warm_up), with a container that has a cgroup also where an ordinary user's has none without limits.
+    pub fn warm_up_with(&self, set: impl FnOnce(ContainerBuilder) -> ContainerBuilder) {
         let threads = || fs::read_dir("/proc/self/task").unwrap().count();
         let before = threads();
         let engine = Engine::open(self.dir.join("root")).unwrap();
-        let container = engine.container("box").command(["true"]).remove_on_exit();
+        let container = set(engine.container("box").command(["true"]).remove_on_exit());
         container.start().unwrap().wait().unwrap();
         drop(engine);
         // Its thread, if it had the last handle, ends a moment later.
