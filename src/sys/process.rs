@@ -1,6 +1,7 @@
 //! What a program does that was started to serve its starter.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 /// The descriptor with this number that the process was given when it was started, from now on closed when another
@@ -34,8 +35,42 @@ pub(crate) fn leave_parent() -> io::Result<bool> {
     }
 }
 
-/// Gives the kernel what the allocator keeps for later, where it is glibc's.
+/// What is far below this frame is nobody's until something is called again.
+fn give_stack_back() {
+    const MARGIN: usize = 16 << 10;
+    const PAGE: usize = 4 << 10;
+    let mut mark = 0_u8;
+    let here = std::hint::black_box(&raw mut mark).addr();
+    let end = (here - MARGIN) & !(PAGE - 1);
+    // Other threads have theirs elsewhere.
+    let Some(stack) = first_stack().filter(|stack| stack.contains(&here) && stack.start < end)
+    else {
+        return;
+    };
+    // SAFETY: the range lies in the stack of this thread, which grows down, and all frames, this one's and that of the
+    // call included, end less than `MARGIN` below `here`: what is in the range is dead.
+    unsafe {
+        libc::madvise(
+            std::ptr::without_provenance_mut(stack.start),
+            end - stack.start,
+            libc::MADV_DONTNEED,
+        );
+    }
+}
+
+/// Where the stack of the first thread is.
+fn first_stack() -> Option<Range<usize>> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let line = maps.lines().find(|line| line.ends_with("[stack]"))?;
+    let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+    let number = |text| usize::from_str_radix(text, 16).ok();
+    Some(number(start)?..number(end)?)
+}
+
+/// Gives the kernel what the allocator keeps for later, where it is glibc's, and what deeper calls have left of the first
+/// thread's stack.
 pub(crate) fn give_memory_back() {
+    give_stack_back();
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointer, and is safe among threads that allocate.
     unsafe {
