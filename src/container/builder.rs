@@ -99,7 +99,7 @@ impl ContainerBuilder {
     /// # Ok::<(), coracle::Error>(())
     /// ```
     pub fn io_limit(mut self, limit: IoLimit) -> Self {
-        self.config.resources.io_limits.push(limit);
+        self.config.resources.limit_io(limit);
         self
     }
 

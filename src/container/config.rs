@@ -281,6 +281,14 @@ pub struct Resources {
 }
 
 impl Resources {
+    /// Limits a disk: what is set here takes the place of what was set for it before.
+    pub fn limit_io(&mut self, limit: IoLimit) {
+        match self.io_limits.iter_mut().find(|it| it.numbers() == limit.numbers()) {
+            Some(older) => *older = limit.over(*older),
+            None => self.io_limits.push(limit),
+        }
+    }
+
     pub(super) fn limits(&self) -> Limits {
         fn set<T: Clone>(
             limits: Limits,
@@ -314,6 +322,8 @@ impl Resources {
 
     /// These, where they are set, in place of `older`.
     pub(super) fn over(&self, older: &Self) -> Self {
+        let mut limits = older.clone();
+        self.io_limits.iter().for_each(|limit| limits.limit_io(*limit));
         Self {
             memory: self.memory.or(older.memory),
             memory_high: self.memory_high.or(older.memory_high),
@@ -326,18 +336,7 @@ impl Resources {
             cpuset_mems: self.cpuset_mems.clone().or_else(|| older.cpuset_mems.clone()),
             pids: self.pids.or(older.pids),
             io_weight: self.io_weight.or(older.io_weight),
-            io_limits: self.io_limits_over(&older.io_limits),
+            io_limits: limits.io_limits,
         }
-    }
-
-    fn io_limits_over(&self, older: &[IoLimit]) -> Vec<IoLimit> {
-        let mut limits = older.to_vec();
-        for new in &self.io_limits {
-            match limits.iter_mut().find(|it| it.numbers() == new.numbers()) {
-                Some(old) => *old = new.over(*old),
-                None => limits.push(*new),
-            }
-        }
-        limits
     }
 }

@@ -38,10 +38,12 @@ pub(crate) fn leave_parent() -> io::Result<bool> {
 /// What is far below this frame is nobody's until something is called again.
 fn give_stack_back() {
     const MARGIN: usize = 16 << 10;
-    const PAGE: usize = 4 << 10;
     let mut mark = 0_u8;
     let here = std::hint::black_box(&raw mut mark).addr();
-    let end = (here - MARGIN) & !(PAGE - 1);
+    // SAFETY: takes no pointer.
+    let Ok(page) = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) else { return };
+    // The kernel rounds lengths up, to pages that may have 64 KiB.
+    let end = (here - MARGIN) / page * page;
     // Other threads have theirs elsewhere.
     let Some(stack) = first_stack().filter(|stack| stack.contains(&here) && stack.start < end)
     else {

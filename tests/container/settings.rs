@@ -160,7 +160,7 @@ fn disks_are_limited() {
     let (device, numbers) = require!(disk());
     let limit = IoLimit::of_disk(&device).unwrap();
     let builder = scene.engine.container("box").command(["sleep", "600"]);
-    let container = builder.io_limit(limit.rbps(MIB).wiops(50)).start().unwrap();
+    let container = builder.io_limit(limit.rbps(MIB)).io_limit(limit.wiops(50)).start().unwrap();
     let written = || {
         let pid = container.status().unwrap().pid.unwrap();
         let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
@@ -180,7 +180,7 @@ fn disks_are_limited() {
     };
     assert_eq!(written(), expected(MIB));
     let mut more = Resources::default();
-    more.io_limits.push(limit.rbps(2 * MIB));
+    more.limit_io(limit.rbps(2 * MIB));
     container.update(&more).unwrap();
     assert_eq!(written(), expected(2 * MIB));
     assert_eq!(container.config().unwrap().resources.io_limits, [limit.rbps(2 * MIB).wiops(50)]);

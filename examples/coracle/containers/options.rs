@@ -74,7 +74,7 @@ impl Options {
         let engine = self.engine(image, root, registries)?;
         let mut config = Config::default();
         config.resources = self.limits.resources()?;
-        config.resources.io_limits = self.disks.limits()?;
+        self.disks.apply(&mut config.resources)?;
         self.restrictions.apply(&mut config)?;
         self.process.apply(&engine, &mut config)?;
         config.health = self.health.check()?;

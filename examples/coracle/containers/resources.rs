@@ -81,8 +81,7 @@ fn rate(text: &str, parse: impl Fn(&str) -> Result<u64, String>) -> Result<Rate,
 }
 
 impl Disks {
-    pub fn limits(self) -> Result<Vec<IoLimit>> {
-        let mut limits: Vec<IoLimit> = Vec::new();
+    pub fn apply(self, resources: &mut Resources) -> Result<()> {
         for (rates, set) in [
             (self.device_read_bps, IoLimit::rbps as fn(IoLimit, u64) -> IoLimit),
             (self.device_write_bps, IoLimit::wbps),
@@ -90,14 +89,10 @@ impl Disks {
             (self.device_write_iops, IoLimit::wiops),
         ] {
             for (disk, rate) in rates {
-                let new = IoLimit::of_disk(disk)?;
-                match limits.iter_mut().find(|it| it.numbers() == new.numbers()) {
-                    Some(limit) => *limit = set(*limit, rate),
-                    None => limits.push(set(new, rate)),
-                }
+                resources.limit_io(set(IoLimit::of_disk(disk)?, rate));
             }
         }
-        Ok(limits)
+        Ok(())
     }
 }
 
