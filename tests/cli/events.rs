@@ -191,7 +191,9 @@ fn they_are_dockers() {
 
 #[test]
 fn one_that_runs_out_of_memory_is_told_of_as_dockers() {
-    const GREEDY: &str = "busybox dd if=/dev/zero of=/dev/null bs=64M; sleep 600 & wait";
+    // Only when told to: docker's shim begins to watch the memory after the start, and before that sees nothing.
+    const GREEDY: &str = "until [ -e /go ]; do busybox sleep 0.02; done; \
+        busybox dd if=/dev/zero of=/dev/null bs=64M; sleep 600 & wait";
     const STATE: &str = "{{.State.OOMKilled}} {{.State.Running}} {{.State.ExitCode}}";
     require!(cgroup_controller("memory"));
     let scene = require!(Scene::new("cli-docker-memory"));
@@ -203,6 +205,7 @@ fn one_that_runs_out_of_memory_is_told_of_as_dockers() {
         let limits = ["-m", "16m", "--memory-swap", "16m", "--network", "none", "--name", "it"];
         let made = [&["run", "-d"], &limits[..], &["busybox:1", "sh", "-c", GREEDY]].concat();
         let id = run(&made).trim().to_owned();
+        run(&["exec", "it", "busybox", "touch", "/go"]);
         let end = Instant::now() + Duration::from_secs(60);
         let told = loop {
             let told = run(&["events", "--since", "1h", "--until", "0s", "-f", "event=oom"]);
