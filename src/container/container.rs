@@ -72,7 +72,9 @@ impl Container {
     ///
     /// `NotFound` if it has been removed.
     pub fn image(&self) -> Result<Image> {
-        launch::image_of(&self.locked()?)
+        let name = self.name()?;
+        let image = self.home.store().pinned_image(self.id.as_str());
+        image.context(|| format!("look up the image of the container {name}"))
     }
 
     /// The program that it runs and its arguments: its own, or the image's.
@@ -93,7 +95,7 @@ impl Container {
     pub fn status(&self) -> Result<Status> {
         let record = self.home.record(&self.id)?;
         // What a dead supervisor has left must be put in order first.
-        let dead = record.supervisor.is_some_and(|supervisor| !supervisor.is_alive());
+        let dead = record.supervisor.is_some_and(|supervisor| !self.home.is_alive(supervisor));
         let (record, identity) = match dead || record.boot != self.home.boot() {
             true => {
                 let Locked { record, identity, .. } = self.locked()?;
@@ -115,6 +117,7 @@ impl Container {
             self.name().unwrap_or_else(|_| self.id.short().to_owned())
         )
     }
+
     /// Changes what it may use, running or not. What `resources` leaves open stays as it is.
     ///
     /// # Errors

@@ -1,18 +1,53 @@
 //! The files that tell a container who and where it is: /etc/hosts, /etc/hostname and /etc/resolv.conf.
 
 use std::fmt::Write;
-use std::fs;
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::iter;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::config::Config;
-use super::files::{self, Durable};
+use super::files::{self, Durable, gone};
+use super::home::Home;
 use crate::error::{Context, Error, Result};
 
 /// Where they and the file systems of every container are mounted, and what lies above that.
 pub(super) const MOUNT_POINTS: &[&str] =
     &["/dev", "/etc", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/proc", "/sys"];
+
+/// The directory that has them, for all containers; made when it is first needed.
+pub(super) fn mount_points(home: &Home) -> Result<PathBuf> {
+    let place = home.path("mount-points");
+    if place.exists() {
+        return Ok(place);
+    }
+    let attempt = || format!("make {}", place.display());
+    let _names = home.lock_names()?;
+    if place.exists() {
+        return Ok(place);
+    }
+    let new = home.path("mount-points.new");
+    gone(fs::remove_dir_all(&new)).context(attempt)?;
+    let make = || -> io::Result<()> {
+        for point in iter::once("/").chain(MOUNT_POINTS.iter().copied()) {
+            let path = new.join(&point[1..]);
+            let mode = if point.starts_with("/etc/") {
+                File::create_new(&path)?;
+                0o644
+            } else {
+                fs::create_dir(&path)?;
+                0o755
+            };
+            // Whatever the umask.
+            fs::set_permissions(&path, Permissions::from_mode(mode))?;
+        }
+        fs::rename(&new, &place)
+    };
+    make().context(attempt)?;
+    Ok(place)
+}
 
 /// Writes them into the directory of the container, and returns where they are to be mounted, read-only.
 pub(super) fn files(

@@ -30,6 +30,7 @@ use crate::sys;
 /// - `containers/by-id/ID/`: `config.json`, `state.json`, `lock`, what it has written, its log;
 /// - `containers/names/NAME`: a symbolic link to the id;
 /// - `containers/staging`, `trash`: what is being made or removed;
+/// - `containers/mount-points`: a layer that all stand on, see [`etc`](super::etc);
 /// - `containers/supervisors`: a locked file for each process that has started containers;
 /// - `containers/events`: what has happened to them, see [`events`](super::events).
 #[derive(Debug)]
@@ -118,6 +119,12 @@ impl Home {
         let new = Supervisor::start(self)?;
         *supervisor = Some(new.clone());
         Ok(new)
+    }
+
+    /// Whether a process lives that looks after containers. Of this one that is known.
+    pub(super) fn is_alive(&self, supervisor: ProcessId) -> bool {
+        let own = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
+        own.as_ref().is_some_and(|own| own.identity == supervisor) || supervisor.is_alive()
     }
 
     pub(super) fn running(&self) -> MutexGuard<'_, HashMap<ContainerId, Arc<Running>>> {
@@ -318,8 +325,9 @@ impl Home {
             // Held until it is in its place, so that nobody takes it for a dead process's.
             files::lock(&staging.join("lock"))?
         };
-        if durable == Durable::Yes {
-            self.store.pin(id.as_str(), image)?;
+        match durable {
+            Durable::Yes => self.store.pin(id.as_str(), image)?,
+            Durable::No | Durable::Never => self.store.pin_briefly(id.as_str(), image)?,
         }
         files::write_json(&staging.join("config.json"), identity, durable)?;
         files::write_json(&staging.join("state.json"), &Record::new(&self.boot), durable)?;
@@ -380,7 +388,8 @@ impl Home {
                 dead.push((path, lock));
             }
         }
-        if !dead.is_empty() {
+        let anybody_died = !dead.is_empty();
+        if anybody_died {
             for id in self.ids()? {
                 if self.has_not_survived(&id) {
                     remove::damaged(self, &id)?;
@@ -405,6 +414,9 @@ impl Home {
             }
             drop(lock);
         }
+        if anybody_died {
+            self.unpin_for_nobody()?;
+        }
         for path in entries(&self.dir.join("staging"))? {
             if self.is_abandoned(&path)? {
                 self.discard(&path)?;
@@ -413,6 +425,19 @@ impl Home {
         for path in entries(&self.dir.join("trash"))? {
             // Another process may be at it; what is left, the next who comes removes.
             let _ = remove::empty(self, &path);
+        }
+        Ok(())
+    }
+
+    /// Lets go of the images of containers of which nothing else has survived a failure of the machine.
+    fn unpin_for_nobody(&self) -> Result<()> {
+        for (name, _) in self.store.pins()? {
+            let Ok(id) = name.parse::<ContainerId>() else { continue };
+            let _names = self.lock_names()?;
+            let places = ["by-id", "staging", "trash"].map(|place| self.dir.join(place));
+            if !places.iter().any(|place| place.join(id.as_str()).exists()) {
+                self.store.unpin(&name)?;
+            }
         }
         Ok(())
     }

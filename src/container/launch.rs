@@ -17,7 +17,7 @@ use super::seccomp::SeccompProfile;
 use crate::cgroups::{Cgroup, DeviceAccess, DeviceKind, DeviceRules, Limits, OomWatch};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::Image;
-use crate::layers::Rootfs;
+use crate::layers::{Rootfs, Stack};
 use crate::namespaces::{
     Capabilities, Capability, Command, Device, Namespaces, Resource, Rlimit, Seccomp, Signal,
     Stdio, Sysctl, TerminalSize, own_map,
@@ -137,10 +137,14 @@ fn log(locked: &Locked<'_>) -> Result<Option<LogWriter>> {
     LogWriter::open(dir, format, rotation).map(Some)
 }
 
+fn stack(locked: &Locked<'_>, image: &Image) -> Result<Stack> {
+    Ok(image.rootfs()?.mount_points(etc::MOUNT_POINTS, etc::mount_points(locked.home())?))
+}
+
 /// Its layers, and on top what it writes.
 pub(super) fn rootfs(locked: &Locked<'_>, image: &Image) -> Result<Rootfs> {
     let config = &locked.identity.config;
-    let mut stack = image.rootfs()?.mount_points(etc::MOUNT_POINTS);
+    let mut stack = stack(locked, image)?;
     if config.share.users || (config.privileged && nix::unistd::geteuid().is_root()) {
         stack = stack.host_ids();
     }
@@ -153,20 +157,19 @@ pub(super) fn rootfs(locked: &Locked<'_>, image: &Image) -> Result<Rootfs> {
 
 /// The same to be read, whoever runs on it.
 pub(super) fn rootfs_as_it_is(locked: &Locked<'_>, image: &Image) -> Result<Rootfs> {
-    let stack = image.rootfs()?.mount_points(etc::MOUNT_POINTS);
+    let stack = stack(locked, image)?;
     let written = locked.directory().join("files");
     // One that has never been started has written nothing.
     if written.exists() { stack.peek(&written) } else { stack.read_only() }
 }
 
-/// The image that a container was made of, whatever its name leads to now.
+/// The image that a container was made of, whatever its name leads to now; without its names.
 pub(super) fn image_of(locked: &Locked<'_>) -> Result<Image> {
-    let store = locked.home().store();
-    let attempt = || format!("find the image {}", locked.identity.config.image);
-    if locked.identity.config.remove {
-        return store.image(&locked.identity.image).context(attempt);
-    }
-    store.pinned_image(locked.id.as_str()).context(attempt)
+    locked
+        .home()
+        .store()
+        .pinned_content(locked.id.as_str())
+        .context(|| format!("find the image {}", locked.identity.config.image))
 }
 
 /// Program and arguments.

@@ -81,8 +81,13 @@ impl Container {
                 // It runs, and that could not be written down.
                 let _ = sys::spawn::send_signal(&*running, libc::SIGKILL);
             }
-            let mut exit = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-            *exit = Some(running.exit.clone());
+            *self.started.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(running.exit.clone());
+            drop(locked);
+            if running.is_lock_wanted() {
+                // It has ended already.
+                let _ = supervisor.look_again(&self.id);
+            }
         }
         started
     }

@@ -116,7 +116,7 @@ impl<'a> Locked<'a> {
         }
         let same_boot = self.record.boot == self.home.boot();
         let Some(supervisor) = self.record.supervisor else { return Ok(()) };
-        if same_boot && supervisor.is_alive() {
+        if same_boot && self.home.is_alive(supervisor) {
             return Ok(());
         }
         let oom_kills = if same_boot { self.kill_orphan()? } else { 0 };
@@ -246,7 +246,8 @@ impl<'a> Locked<'a> {
     }
 }
 
-fn missing(err: Error, id: &ContainerId) -> Error {
+/// Says what it means that files of a container are missing.
+pub(super) fn missing(err: Error, id: &ContainerId) -> Error {
     match err.kind() {
         ErrorKind::NotFound => {
             Error::new(ErrorKind::NotFound, format!("no such container: {}", id.short()))

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::config::Config;
 use super::container::Container;
 use super::events::EventKind;
 use super::files::{self, gone};
@@ -137,7 +138,12 @@ pub(super) fn damaged(home: &Arc<Home>, id: &ContainerId) -> Result<()> {
 /// Removes what is left of a container, in the trash, with its claims on volumes and on an image.
 pub(super) fn empty(home: &Arc<Home>, path: &Path) -> Result<()> {
     let attempt = || format!("remove {}", path.display());
-    remove_volumes(home, path).context(attempt)?;
+    // Of one that is damaged nobody knows it.
+    let identity = files::read_json::<Identity>(&path.join("config.json"), VERSION).ok();
+    let config = identity.as_ref().map(|identity| &identity.config);
+    if let Some(config) = config {
+        remove_volumes(home, config, path).context(attempt)?;
+    }
     match home.store().layers().context(attempt)?.remove_writable(path.join("files")) {
         // Another process may be at it, too.
         Err(err) if err.kind() != ErrorKind::NotFound => return Err(err.context(attempt())),
@@ -145,19 +151,19 @@ pub(super) fn empty(home: &Arc<Home>, path: &Path) -> Result<()> {
     }
     let name = path.file_name().and_then(|name| name.to_str());
     if let Some(id) = name.and_then(|name| name.parse::<ContainerId>().ok()) {
-        home.store().unpin(id.as_str()).context(attempt)?;
+        match config.is_some_and(|config| config.remove) {
+            true => home.store().unpin_briefly(id.as_str()),
+            false => home.store().unpin(id.as_str()),
+        }
+        .context(attempt)?;
     }
     gone(fs::remove_dir_all(path)).context(attempt)
 }
 
-fn remove_volumes(home: &Arc<Home>, path: &Path) -> Result<()> {
-    // Of one that is damaged nobody knows them.
-    let Ok(identity) = files::read_json::<Identity>(&path.join("config.json"), VERSION) else {
-        return Ok(());
-    };
+fn remove_volumes(home: &Arc<Home>, config: &Config, path: &Path) -> Result<()> {
     let record = files::read_json::<Record>(&path.join("state.json"), VERSION);
     // In its first phase it has not come into being.
-    let go = identity.config.remove
+    let go = config.remove
         || record.is_ok_and(|record| record.with_volumes || record.phase == Phase::Created);
-    if go { volume::remove_anonymous(home, &identity.config, path) } else { Ok(()) }
+    if go { volume::remove_anonymous(home, config, path) } else { Ok(()) }
 }

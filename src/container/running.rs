@@ -1,6 +1,7 @@
 //! A container as the process sees it that has started it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::launch;
@@ -20,6 +21,8 @@ pub(super) struct Running {
     rootfs: Mutex<Option<Rootfs>>,
     /// How it ended: there for those who wait, even when the container is gone.
     pub(super) exit: Arc<OnceLock<Exit>>,
+    /// The supervisor waits for the lock of the container, which whoever has started it still holds.
+    wanted: AtomicBool,
 }
 
 impl Running {
@@ -30,7 +33,17 @@ impl Running {
         rootfs: Rootfs,
     ) -> Self {
         let (child, rootfs) = (Mutex::new(Some(child)), Mutex::new(Some(rootfs)));
-        Self { child, pidfd, cgroup, rootfs, exit: Arc::default() }
+        Self { child, pidfd, cgroup, rootfs, exit: Arc::default(), wanted: AtomicBool::new(false) }
+    }
+
+    /// For the supervisor, when the lock is not free: it has to try once more then.
+    pub(super) fn want_lock(&self) {
+        self.wanted.store(true, Ordering::SeqCst);
+    }
+
+    /// For others, when they have let go of the lock.
+    pub(super) fn is_lock_wanted(&self) -> bool {
+        self.wanted.load(Ordering::SeqCst)
     }
 
     pub(super) fn try_wait(&self) -> Result<Option<ExitStatus>> {

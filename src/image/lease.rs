@@ -311,7 +311,7 @@ impl Store {
 }
 
 /// What a lease holds. With `owned`, nothing if its owner is gone.
-fn read(path: &Path, owned: bool) -> Result<Option<Vec<Held>>> {
+pub(super) fn read(path: &Path, owned: bool) -> Result<Option<Vec<Held>>> {
     let attempt = || format!("read the lease {}", path.display());
     let mut file = match files::open(path) {
         Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),

@@ -1,14 +1,17 @@
 //! Pins: images that are kept for longer than a process lives.
 
-use std::fmt::Write as _;
+use std::fs;
 use std::io;
+#[cfg(feature = "container")]
+use std::io::Write;
 use std::path::PathBuf;
 
 use super::digest::{ChainId, Digest};
 use super::files;
 use super::image::{Image, Wanted, references};
 use super::index::Entry;
-use super::lease::{Held, LEASES, PIN};
+use super::lease::{self, Held, LEASES, PIN};
+use super::manifest::DocumentKind;
 use super::store::Store;
 use crate::error::{Context, Error, ErrorKind, Result};
 
@@ -24,11 +27,7 @@ impl Store {
     /// `InvalidInput` for a name other than of letters, digits, `_`, `.` and `-`; `NotFound` if part of the image is gone.
     pub fn pin(&self, name: &str, image: &Image) -> Result<()> {
         let attempt = || format!("pin the image {} for {name}", image.id());
-        let path = self.pin_path(name)?;
-        let lines = image.held().iter().fold(String::new(), |mut lines, held| {
-            let _ = lines.write_str(&held.line());
-            lines
-        });
+        let (path, lines) = (self.pin_path(name)?, lines(image));
         let work = self.work().context(attempt)?;
         work.hold(image).context(attempt)?;
         let _lock = self.locked().context(attempt)?;
@@ -36,15 +35,43 @@ impl Store {
         files::sync_dir(&self.path().join(LEASES)).context(attempt)
     }
 
+    /// [`pin`](Self::pin), for something that is of no use when the machine has failed, and new: nothing waits for the disk.
+    #[cfg(feature = "container")]
+    pub(crate) fn pin_briefly(&self, name: &str, image: &Image) -> Result<()> {
+        let attempt = || format!("pin the image {} for {name}", image.id());
+        let path = self.pin_path(name)?;
+        let _lock = self.shared().context(attempt)?;
+        image.check_present().context(attempt)?;
+        let mut file = files::create(&path).context(attempt)?;
+        let written = file.write_all(lines(image).as_bytes()).map_err(files::no_space);
+        if written.is_err() {
+            let _ = fs::remove_file(&path);
+        }
+        written.context(attempt)
+    }
+
     /// Ends a pin, if there is one of this name.
     pub fn unpin(&self, name: &str) -> Result<()> {
+        match self.remove_pin(name)? {
+            true => files::sync_dir(&self.path().join(LEASES)),
+            false => Ok(()),
+        }
+    }
+
+    /// Ends a pin, if there is one of this name, and does not wait for the disk either.
+    #[cfg(feature = "container")]
+    pub(crate) fn unpin_briefly(&self, name: &str) -> Result<()> {
+        self.remove_pin(name).map(drop)
+    }
+
+    /// Returns whether there was one.
+    fn remove_pin(&self, name: &str) -> Result<bool> {
         let path = self.pin_path(name)?;
         let _lock = self.locked()?;
-        if path.symlink_metadata().is_err_and(|err| err.kind() == io::ErrorKind::NotFound) {
-            return Ok(());
+        match fs::remove_file(&path) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+            removed => removed.map(|()| true).context(|| format!("end the pin {name}")),
         }
-        files::remove(&path).context(|| format!("end the pin {name}"))?;
-        files::sync_dir(&self.path().join(LEASES))
     }
 
     /// The names of the pins, sorted, each with the digests of the images that it keeps.
@@ -68,26 +95,45 @@ impl Store {
     ///
     /// `NotFound` if there is no such pin; others as of [`image`](Self::image).
     pub fn pinned_image(&self, pin: &str) -> Result<Image> {
-        self.try_pinned_image(pin).context(|| format!("look up the image that {pin} is pinned to"))
+        let found = self.index().and_then(|index| self.find_pinned(pin, &index.entries));
+        found.context(|| looking_up(pin))
     }
 
-    fn try_pinned_image(&self, pin: &str) -> Result<Image> {
+    /// [`pinned_image`](Self::pinned_image), without its names: however many images there are, that takes no longer.
+    #[cfg(feature = "container")]
+    pub(crate) fn pinned_content(&self, pin: &str) -> Result<Image> {
+        self.find_pinned(pin, &[]).context(|| looking_up(pin))
+    }
+
+    fn find_pinned(&self, pin: &str, entries: &[Entry]) -> Result<Image> {
         let missing = |what: &str| Error::new(ErrorKind::NotFound, format!("there is no {what}"));
-        let held = self.pinned()?.into_iter().find(|(name, _)| name == pin);
-        let (_, held) = held.ok_or_else(|| missing("such pin"))?;
+        let held = lease::read(&self.pin_path(pin)?, false)?.ok_or_else(|| missing("such pin"))?;
         let document = held.iter().find_map(|held| held.document());
         let digest = document.ok_or_else(|| missing("image in it"))?;
-        let entries = self.index()?.entries;
         let descriptor = match entries.iter().find(|entry| entry.blob.digest == digest) {
             Some(entry) => entry.descriptor.clone(),
             None => self.guess(digest)?.ok_or_else(|| missing("manifest of it"))?.0,
         };
-        // Of several platforms it is the one that was pinned.
-        let chains = |chain: &ChainId| held.contains(&Held::Chain(*chain));
-        let platforms = self.images_of(&Entry::new(&descriptor, None)?).into_iter();
-        let mut pinned = platforms.filter(|image| image.chain_ids().iter().all(chains));
-        let platform = pinned.next().map(|image| image.platform());
+        let platform = match DocumentKind::of(descriptor.media_type()) {
+            // Of several platforms it is the one that was pinned.
+            Some(DocumentKind::Index) => {
+                let chains = |chain: &ChainId| held.contains(&Held::Chain(*chain));
+                let platforms = self.images_of(&Entry::new(&descriptor, None)?).into_iter();
+                let mut pinned = platforms.filter(|it| it.chain_ids().iter().all(chains));
+                pinned.next().map(|image| image.platform())
+            }
+            _ => None,
+        };
         let wanted = platform.as_ref().map_or(Wanted::Any, Wanted::For);
-        Image::of_descriptor(self, &descriptor, &references(&entries, digest), wanted)
+        Image::of_descriptor(self, &descriptor, &references(entries, digest), wanted)
     }
+}
+
+fn looking_up(pin: &str) -> String {
+    format!("look up the image that {pin} is pinned to")
+}
+
+/// What is in the file of a pin.
+fn lines(image: &Image) -> String {
+    image.held().into_iter().map(Held::line).collect()
 }

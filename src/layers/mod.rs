@@ -18,6 +18,7 @@ mod kept;
 mod overlay;
 mod rootfs;
 mod scratch;
+mod stack;
 mod touched;
 #[cfg(feature = "container")]
 mod view;
@@ -32,6 +33,7 @@ pub use compression::{Compression, Decoder, Encoder};
 pub use driver::{Driver, LayerStore, Staging, Usage};
 #[cfg(feature = "image")]
 pub(crate) use kept::Owner;
-pub use rootfs::{Rootfs, Stack};
+pub use rootfs::Rootfs;
+pub use stack::Stack;
 #[cfg(feature = "container")]
 pub(crate) use view::{Branch, Mounted, Source, Spot, View, names};

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use coracle::Engine;
-use coracle::image::Import;
+use coracle::image::{Filter, Import};
+use coracle::{Engine, ErrorKind};
 
 use crate::common::archive::Tar;
 use crate::common::{program, require};
@@ -55,4 +55,73 @@ fn what_had_to_be_made_to_mount_something_is_no_change() {
             assert_eq!(committed, expected, "{image}: {script}");
         }
     }
+}
+
+#[test]
+fn nothing_has_to_be_made_in_what_it_writes_to_mount_something() {
+    let scene = require!(scene("container-mount-points"));
+    let mut tar = Tar::new();
+    let executable = |header: &mut tar::Header| header.set_mode(0o755);
+    tar.dir("bin/", 0o755);
+    let busybox = fs::read(require!(program("busybox"))).unwrap();
+    tar.entry("bin/busybox", tar::EntryType::Regular, executable, &busybox);
+    Import::new(scene.engine.store()).name("bare").read(&tar.end()[..]).unwrap();
+    let script = "set -e; cd /etc; for it in hosts hostname resolv.conf; do test -s $it; done; stat -c %a:%u:%g /etc";
+    let command = ["/bin/busybox", "sh", "-c", script];
+    let container = scene.engine.container("bare").command(command).start().unwrap();
+    assert!(container.wait().unwrap().success());
+    let lines = container.logs().unwrap().lines().unwrap();
+    let lines: Vec<_> = lines.map(|line| line.unwrap().text().into_owned()).collect();
+    assert_eq!(lines, ["755:0:0"]);
+    let written = scene.dir.join("root/containers/by-id").join(container.id().as_str());
+    assert_eq!(fs::read_dir(written.join("files/upper")).unwrap().count(), 0);
+    container.remove().unwrap();
+}
+
+#[test]
+fn an_image_stays_while_there_are_containers_of_it() {
+    let scene = require!(scene("container-images"));
+    let (store, builder) = (scene.engine.store(), scene.engine.container("box"));
+    for builder in [builder.clone().remove_on_exit(), builder] {
+        let container = builder.command(["sleep", "600"]).create().unwrap();
+        let image = container.image().unwrap();
+        for _ in 0..2 {
+            let err = store.remove("box").unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::Busy);
+            assert!(format!("{err:#}").contains(container.id().as_str()), "{err:#}");
+            assert!(store.prune(&Filter::new()).unwrap().images.is_empty());
+            let _ = container.start();
+        }
+        store.remove_forced("box").unwrap();
+        store.collect_garbage().unwrap();
+        assert!(container.exec(["true"]).unwrap().wait().unwrap().success());
+        let made = container.commit("box").run().unwrap();
+        assert_eq!(made.diff_ids(), image.diff_ids());
+        assert_eq!(container.image().unwrap(), image);
+        container.remove_forced().unwrap();
+        assert!(store.pins().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn who_finds_no_container_to_a_pin_ends_it() {
+    let scene = require!(scene("container-lost-pins"));
+    let store = scene.engine.store();
+    let container = scene.engine.container("box").command(["true"]).create().unwrap();
+    let image = container.image().unwrap();
+    // The machine has failed, and of a container only this was on the disk.
+    let lost = "0".repeat(64);
+    for name in [lost.as_str(), "of-somebody-else"] {
+        store.pin(name, &image).unwrap();
+    }
+    let root = scene.dir.join("root");
+    Engine::open(&root).unwrap();
+    assert_eq!(store.pins().unwrap().len(), 3);
+    fs::write(root.join("containers/supervisors/1-1-0"), "").unwrap();
+    Engine::open(&root).unwrap();
+    let mut left: Vec<_> = store.pins().unwrap().into_iter().map(|(name, _)| name).collect();
+    left.retain(|name| name != "of-somebody-else");
+    assert_eq!(left, [container.id().as_str()]);
+    container.remove().unwrap();
+    store.unpin("of-somebody-else").unwrap();
 }

@@ -173,7 +173,7 @@ fn alive(root: &str) -> Result<()> {
     println!(
         "after their removal: {} KiB, {} descriptors more",
         memory()?.saturating_sub(before.0),
-        descriptors()? - before.1
+        descriptors()?.saturating_sub(before.1)
     );
     Ok(())
 }

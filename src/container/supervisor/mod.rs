@@ -22,10 +22,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::epoll::EpollFlags;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use self::door::Door;
 pub(super) use self::door::knock;
+use self::poller::{Poller, WAKE};
 pub(super) use self::supervision::Supervision;
 use super::container::Container;
 use super::files::{self, Held};
@@ -44,6 +46,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 pub(super) struct Supervisor {
     orders: Mutex<VecDeque<Order>>,
     wake: EventFd,
+    poller: Arc<Poller>,
     pub(super) identity: ProcessId,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Tells, by being locked, that this process lives.
@@ -73,6 +76,10 @@ enum Order {
     },
     /// Some of those tasks do not wait any more.
     ForgetAlerts,
+    /// The lock of a container that has ended is free.
+    LookAgain {
+        id: ContainerId,
+    },
     Quit,
 }
 
@@ -115,9 +122,11 @@ impl Supervisor {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = EventFd::from_flags(flags).context(|| "eventfd")?;
         let door = Door::open(home.path("sockets").join(&name))?;
+        let poller = Arc::new(Poller::new()?);
         let supervisor = Arc::new(Self {
             orders: Mutex::default(),
             wake,
+            poller,
             identity,
             thread: Mutex::default(),
             mark,
@@ -150,7 +159,10 @@ impl Supervisor {
     /// Has the process reaped that was executed in a container, when it ends.
     pub(super) fn watch(&self, id: &ContainerId, pidfd: impl AsFd) -> Result<()> {
         let pidfd = pidfd.as_fd().try_clone_to_owned().context(|| "duplicate a pidfd")?;
-        self.order(Order::Watch { id: id.clone(), pidfd })
+        // It is not woken for this, but by the end of the process, if nothing else has woken it before.
+        self.poller.watch_once(&pidfd, EpollFlags::EPOLLIN, WAKE);
+        self.push(Order::Watch { id: id.clone(), pidfd });
+        Ok(())
     }
 
     /// Has a task woken.
@@ -163,6 +175,11 @@ impl Supervisor {
         self.order(Order::ForgetAlerts)
     }
 
+    /// Has the end of a container written down, whose lock was not free.
+    pub(super) fn look_again(&self, id: &ContainerId) -> Result<()> {
+        self.order(Order::LookAgain { id: id.clone() })
+    }
+
     /// Ends the thread, which looks after no container any more.
     pub(super) fn quit(&self) {
         let _ = self.order(Order::Quit);
@@ -173,8 +190,12 @@ impl Supervisor {
         }
     }
 
-    fn order(&self, order: Order) -> Result<()> {
+    fn push(&self, order: Order) {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner).push_back(order);
+    }
+
+    fn order(&self, order: Order) -> Result<()> {
+        self.push(order);
         self.wake.write(1).map(drop).context(|| "wake the thread that looks after containers")
     }
 

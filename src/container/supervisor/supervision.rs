@@ -73,7 +73,7 @@ impl Alarm {
 
 pub(in crate::container) struct Supervision {
     supervisor: Arc<Supervisor>,
-    pub(super) poller: Poller,
+    pub(super) poller: Arc<Poller>,
     pub(super) tasks: HashMap<u32, Task>,
     visitors: Visitors,
     alarms: BTreeMap<(Instant, u64), Alarm>,
@@ -84,7 +84,7 @@ pub(in crate::container) struct Supervision {
 
 impl Supervision {
     pub(super) fn new(supervisor: Arc<Supervisor>, door: Door) -> Result<Self> {
-        let poller = Poller::new()?;
+        let poller = supervisor.poller.clone();
         poller.add(supervisor.wake.as_fd(), EpollFlags::EPOLLIN, WAKE)?;
         Ok(Self {
             supervisor,
@@ -205,11 +205,12 @@ impl Supervision {
                         self.alarm(RETRY, Alarm::Wake(alert));
                     }
                 }
+                Order::LookAgain { id } => self.record_waiting(&id),
                 Order::ForgetAlerts => self.visitors.forget_alerts(&self.poller),
                 Order::Watch { id, pidfd } => {
-                    let number = self.task_of(&id);
-                    if let Some(task) = number.and_then(|number| self.tasks.get_mut(&number)) {
-                        let _ = task.add_guest(pidfd, &self.poller);
+                    match self.task_of(&id).and_then(|number| self.tasks.get_mut(&number)) {
+                        Some(task) => task.add_guest(pidfd, &self.poller),
+                        None => self.poller.remove(&pidfd),
                     }
                 }
             }
@@ -310,7 +311,14 @@ impl Supervision {
         let Some(task) = self.tasks.get(&number) else { return };
         let container = task.container.clone();
         let since = task.since;
-        match Locked::try_of(container.home(), container.id()) {
+        let locked = match Locked::try_of(container.home(), container.id()) {
+            Ok(None) => {
+                task.running.want_lock();
+                Locked::try_of(container.home(), container.id())
+            }
+            other => other,
+        };
+        match locked {
             Ok(None) => self.alarm(RETRY, Alarm::Record(number, exit)),
             Ok(Some(mut locked)) => {
                 let running = task.running.clone();
@@ -347,6 +355,19 @@ impl Supervision {
                 }
                 container.home().has_ended(container.id());
             }
+        }
+    }
+
+    /// Writes down an end that had to wait for the lock.
+    fn record_waiting(&mut self, id: &ContainerId) {
+        let Some(number) = self.task_of(id) else { return };
+        let waiting = self.alarms.iter().find_map(|(at, alarm)| match alarm {
+            Alarm::Record(task, exit) if *task == number => Some((*at, *exit)),
+            _ => None,
+        });
+        if let Some((at, exit)) = waiting {
+            self.alarms.remove(&at);
+            self.record(number, exit);
         }
     }
 

@@ -142,11 +142,11 @@ impl Task {
         Ok(())
     }
 
-    pub(super) fn add_guest(&mut self, pidfd: OwnedFd, poller: &Poller) -> Result<()> {
+    /// One that is [watched](super::Supervisor::watch) already.
+    pub(super) fn add_guest(&mut self, pidfd: OwnedFd, poller: &Poller) {
         let number = self.number();
-        poller.add(&pidfd, EpollFlags::EPOLLIN, self.token(Slot::Guest(number)))?;
+        poller.change(&pidfd, EpollFlags::EPOLLIN, self.token(Slot::Guest(number)));
         self.guests.push((number, pidfd));
-        Ok(())
     }
 
     fn number(&mut self) -> u32 {

@@ -15,7 +15,7 @@ use super::store::LayerStore;
 use super::tree_stack::TreeStack;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::layers::access::Access;
-use crate::layers::rootfs::Stack;
+use crate::layers::stack::Stack;
 use crate::sys::btrfs::{create_subvolume, destroy_subvolume, is_subvolume, snapshot};
 
 #[derive(Debug)]

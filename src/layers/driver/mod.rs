@@ -30,7 +30,7 @@ pub(super) use tree_stack::TreeStack;
 pub use usage::Usage;
 
 use super::access::Access;
-use super::rootfs::Stack;
+use super::stack::Stack;
 use crate::error::Result;
 
 /// The layer in its directory.

@@ -20,7 +20,8 @@ use super::vfs::{create, with_links};
 use super::{Storage, TREE};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::layers::access::Access;
-use crate::layers::rootfs::{Rootfs, Stack};
+use crate::layers::rootfs::Rootfs;
+use crate::layers::stack::Stack;
 use crate::sys::xattr;
 
 /// Begins the name of a layer merged with all below it, which lies beside it.

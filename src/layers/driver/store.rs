@@ -25,8 +25,9 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::layers::access::Access;
 use crate::layers::directory::Directory;
 use crate::layers::overlay::Ids;
-use crate::layers::rootfs::{Rootfs, Stack, privileged};
+use crate::layers::rootfs::Rootfs;
 use crate::layers::scratch::claim;
+use crate::layers::stack::{Stack, privileged};
 use crate::namespaces::UserNamespace;
 
 /// Begins the name of a layer that is being made.

@@ -20,8 +20,9 @@ use crate::layers::access::Access;
 use crate::layers::directory::Directory;
 use crate::layers::explain::name;
 use crate::layers::overlay::Ids;
-use crate::layers::rootfs::{Kind, Rootfs, Stack};
+use crate::layers::rootfs::Rootfs;
 use crate::layers::scratch::claim;
+use crate::layers::stack::{Kind, Stack};
 
 /// A tree until it is complete.
 const PART: &str = "tree.part";

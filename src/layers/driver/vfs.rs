@@ -15,7 +15,7 @@ use super::tree_stack::TreeStack;
 use super::{LINKS, Storage};
 use crate::error::{Context, Result};
 use crate::layers::access::Access;
-use crate::layers::rootfs::Stack;
+use crate::layers::stack::Stack;
 
 #[derive(Debug)]
 pub(super) struct Vfs;
