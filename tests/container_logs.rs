@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use coracle::container::logs::{Batch, Format, Line, LogWriter, Logs, Rotation, Stream};
 use coracle::{ErrorKind, Result};
@@ -188,6 +188,34 @@ fn a_single_file_is_replaced_by_a_new_one() {
     writer.write(&mut Batch::new(), Stream::Stdout, at(0), b"1\n2\n3\n4\n5\n").unwrap();
     assert_eq!(texts(Logs::open(&*dir)), ["5"]);
     assert_eq!(fs::read_dir(&*dir).unwrap().count(), 1);
+}
+
+#[test]
+fn large_files_that_go_are_let_go_of() {
+    for kept in [1, 2] {
+        let dir = setup("logs-large");
+        let rotation = Rotation::new().max_size(8 << 20).max_files(kept);
+        let mut batch = Batch::new();
+        let mut writer = LogWriter::open(&*dir, Format::Cri, rotation).unwrap();
+        let chunk = format!("{}\n", "x".repeat(99)).repeat(10_000);
+        for _ in 0..40 {
+            writer.write(&mut batch, Stream::Stdout, at(0), chunk.as_bytes()).unwrap();
+        }
+        writer.write(&mut batch, Stream::Stdout, at(0), b"last\n").unwrap();
+        assert_eq!(fs::read_dir(&*dir).unwrap().count(), kept as usize);
+        assert_eq!(texts(Logs::open(&*dir).tail(1)), ["last"]);
+        drop(writer);
+        let dir = dir.canonicalize().unwrap();
+        let is_open = || {
+            let mut open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            open.any(|it| fs::read_link(it.path()).is_ok_and(|it| it.starts_with(&dir)))
+        };
+        let begin = Instant::now();
+        while is_open() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "a file stays open");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 /// Lines of a writer that rotates all the time, and what a follower sees, that stays so close behind.
@@ -597,19 +625,37 @@ fn libc_enospc() -> i32 {
 
 #[test]
 fn a_full_disk_loses_lines_and_says_so() {
+    with_a_disk("256k", "a_full_disk_loses_lines_and_says_so", on_a_full_disk);
+}
+
+#[test]
+fn a_large_file_makes_room_for_the_next() {
+    with_a_disk("17m", "a_large_file_makes_room_for_the_next", |disk| {
+        let rotation = Rotation::new().max_size(8 << 20).max_files(2);
+        let mut batch = Batch::new();
+        let mut writer = LogWriter::open(disk, Format::Cri, rotation).unwrap();
+        let chunk = format!("{}\n", "x".repeat(9_999)).repeat(100);
+        for _ in 0..200 {
+            writer.write(&mut batch, Stream::Stdout, at(0), chunk.as_bytes()).unwrap();
+        }
+    });
+}
+
+/// Does something on a file system of that size: the test `name`, in a process of its own.
+fn with_a_disk(size: &str, name: &str, task: impl FnOnce(&Path)) {
     const MARK: &str = "CORACLE_TEST_SMALL_DISK";
     if let Some(disk) = std::env::var_os(MARK) {
-        return on_a_full_disk(Path::new(&disk));
+        return task(Path::new(&disk));
     }
     require!(user_namespaces());
     let dir = setup("logs-full");
     // The mount is gone with its namespace.
     let output = Command::new("unshare")
         .args(["--map-root-user", "--mount", "sh", "-euc"])
-        .arg(r#"mount -t tmpfs -o size=256k none "$0"; exec "$@""#)
+        .arg(format!(r#"mount -t tmpfs -o size={size} none "$0"; exec "$@""#))
         .arg(&*dir)
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "a_full_disk_loses_lines_and_says_so", "--test-threads=1", "--nocapture"])
+        .args(["--exact", name, "--test-threads=1", "--nocapture"])
         .env(MARK, &*dir)
         .output()
         .unwrap();

@@ -3,7 +3,7 @@
 /// A buffer that [`LogWriter`](super::LogWriter)s gather lines in, to write many at once.
 ///
 /// It is empty between calls, so one is enough for all writers of a thread, and a writer costs no memory while its
-/// container is quiet. 512 KiB from the first line on.
+/// container is quiet. At most 640 KiB, and as much of it as has been used.
 #[derive(Default)]
 pub struct Batch {
     /// All of it, to write records without asking for room byte by byte.
@@ -13,9 +13,11 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// It goes to the file when it has grown to this: a system call has become cheap then, and the cache still holds it.
-    pub(super) const ENOUGH: usize = 256 << 10;
-    const CAPACITY: usize = 512 << 10;
+    /// It goes to the file when it has grown to this: what is usually read at once makes one write then, as a file system
+    /// takes a few long ones faster than more short ones, and the cache still holds it.
+    pub(super) const ENOUGH: usize = 512 << 10;
+    /// With room for the longest record.
+    const CAPACITY: usize = 640 << 10;
 
     /// An empty one.
     pub fn new() -> Self {
@@ -23,7 +25,10 @@ impl Batch {
     }
 
     pub(super) fn prepare(&mut self) {
-        self.bytes.resize(Self::CAPACITY, 0);
+        if self.bytes.is_empty() {
+            // Memory that is zero as it comes takes nothing until it is used.
+            self.bytes = vec![0; Self::CAPACITY];
+        }
         self.filled = 0;
     }
 }

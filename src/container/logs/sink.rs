@@ -164,8 +164,7 @@ impl Sink {
         // First, since there may be no room for a new one. With a single file the new one replaces it below.
         while let Some(oldest) = ages.pop_if(|age| *age >= (kept - 1).max(1)) {
             let path = files::path(&self.dir, oldest);
-            missing_is_fine(fs::remove_file(&path))
-                .context(|| format!("remove {}", path.display()))?;
+            files::remove(&path).context(|| format!("remove {}", path.display()))?;
         }
         let new = self.dir.join(files::NEW);
         missing_is_fine(fs::remove_file(&new)).context(|| format!("remove {}", new.display()))?;
@@ -182,7 +181,7 @@ impl Sink {
         let path = files::path(&self.dir, 0);
         fs::rename(&new, &path)
             .context(|| format!("rename {} to {}", new.display(), path.display()))?;
-        self.file = file;
+        files::let_go(std::mem::replace(&mut self.file, file));
         self.size = 0;
         Ok(())
     }
