@@ -42,9 +42,7 @@ pub(super) fn lock(path: &Path) -> Result<Held> {
 
 /// Waits for the lock of a directory.
 pub(super) fn lock_directory(path: &Path) -> Result<Held> {
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_DIRECTORY);
-    wait(options.open(path).context(|| format!("open {}", path.display()))?.into(), path)
+    wait(open_directory(path)?, path)
 }
 
 fn wait(mut file: OwnedFd, path: &Path) -> Result<Held> {
@@ -57,13 +55,28 @@ fn wait(mut file: OwnedFd, path: &Path) -> Result<Held> {
     }
 }
 
-/// The lock, if nobody else has it.
+/// The lock of a file, if nobody else has it.
 pub(super) fn try_lock(path: &Path) -> Result<Option<Held>> {
-    match Flock::lock(open_lock(path)?, FlockArg::LockExclusiveNonblock) {
+    attempt(open_lock(path)?, path)
+}
+
+/// The lock of a directory, if nobody else has it.
+pub(super) fn try_lock_directory(path: &Path) -> Result<Option<Held>> {
+    attempt(open_directory(path)?, path)
+}
+
+fn attempt(file: OwnedFd, path: &Path) -> Result<Option<Held>> {
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(file) => Ok(Some(Held { _file: file })),
         Err((_, Errno::EWOULDBLOCK)) => Ok(None),
         Err((_, errno)) => Err(errno).context(|| format!("lock {}", path.display())),
     }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_DIRECTORY);
+    Ok(options.open(path).context(|| format!("open {}", path.display()))?.into())
 }
 
 fn open_lock(path: &Path) -> Result<OwnedFd> {

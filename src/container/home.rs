@@ -27,7 +27,7 @@ use crate::sys;
 
 /// The containers of one root directory:
 ///
-/// - `containers/by-id/ID/`: `config.json`, `state.json`, `lock`, what it has written, its log;
+/// - `containers/by-id/ID/`, locked by who works with it: `config.json`, `state.json`, what it has written, its log;
 /// - `containers/names/NAME`: a symbolic link to the id;
 /// - `containers/staging`, `trash`: what is being made or removed;
 /// - `containers/mount-points`: a layer that all stand on, see [`etc`](super::etc);
@@ -323,7 +323,7 @@ impl Home {
             let _names = self.lock_names()?;
             DirBuilder::new().mode(0o700).create(staging).context(attempt)?;
             // Held until it is in its place, so that nobody takes it for a dead process's.
-            files::lock(&staging.join("lock"))?
+            files::lock_directory(staging)?
         };
         match durable {
             Durable::Yes => self.store.pin(id.as_str(), image)?,
@@ -461,7 +461,7 @@ impl Home {
         loop {
             {
                 let _names = self.lock_names()?;
-                match files::try_lock(&staging.join("lock")) {
+                match files::try_lock_directory(staging) {
                     // Moved to its place meanwhile, or taken away by another who puts things in order.
                     Err(err) if err.kind() == ErrorKind::NotFound => return Ok(false),
                     Ok(None) if Instant::now() < until => {}

@@ -34,15 +34,14 @@ const DYING: Duration = Duration::from_secs(5);
 impl<'a> Locked<'a> {
     /// Waits for the lock.
     pub(super) fn of(home: &'a Arc<Home>, id: &'a ContainerId) -> Result<Self> {
-        let path = home.directory(id).join("lock");
-        let lock = files::lock(&path).map_err(|err| missing(err, id))?;
+        let lock = files::lock_directory(&home.directory(id)).map_err(|err| missing(err, id))?;
         Self::with(home, id, lock)
     }
 
     /// `None` if somebody else has the lock.
     pub(super) fn try_of(home: &'a Arc<Home>, id: &'a ContainerId) -> Result<Option<Self>> {
-        let path = home.directory(id).join("lock");
-        let lock = files::try_lock(&path).map_err(|err| missing(err, id))?;
+        let lock = files::try_lock_directory(&home.directory(id));
+        let lock = lock.map_err(|err| missing(err, id))?;
         lock.map(|lock| Self::with(home, id, lock)).transpose()
     }
 

@@ -125,7 +125,7 @@ pub(super) fn finish(locked: &mut Locked<'_>) -> Result<()> {
 /// Removes a container by force whose files cannot be read: nobody knows its name or its process any more.
 pub(super) fn damaged(home: &Arc<Home>, id: &ContainerId) -> Result<()> {
     let directory = home.directory(id);
-    let _lock = files::lock(&directory.join("lock"))?;
+    let _lock = files::lock_directory(&directory)?;
     let trash = {
         let _names = home.lock_names()?;
         home.move_away(&directory)?
