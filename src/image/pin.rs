@@ -17,7 +17,8 @@ use crate::error::{Context, Error, ErrorKind, Result};
 
 impl Store {
     /// Keeps all that `image` is made of in the store, under a name of the caller's: until [`unpin`](Self::unpin),
-    /// beyond the life of the process. What a container runs on is pinned by its id.
+    /// beyond the life of the process. What a container runs on is pinned by its id: names of 64 hexadecimal digits are for
+    /// containers alone.
     ///
     /// While a pin lasts the image is removed only by force, and its content stays even then. A pin of the same
     /// name is replaced.
