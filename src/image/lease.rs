@@ -46,6 +46,14 @@ impl Held {
         }
     }
 
+    /// The stack, if it is one.
+    pub(super) fn chain(self) -> Option<ChainId> {
+        match self {
+            Self::Chain(chain) => Some(chain),
+            _ => None,
+        }
+    }
+
     pub(super) fn line(self) -> String {
         match self {
             Self::Blob(digest) => format!("blob {digest}\n"),

@@ -6,7 +6,7 @@ use std::io;
 use std::io::Write;
 use std::path::PathBuf;
 
-use super::digest::{ChainId, Digest};
+use super::digest::Digest;
 use super::files;
 use super::image::{Image, Wanted, references};
 use super::index::Entry;
@@ -118,9 +118,9 @@ impl Store {
         let platform = match DocumentKind::of(descriptor.media_type()) {
             // Of several platforms it is the one that was pinned.
             Some(DocumentKind::Index) => {
-                let chains = |chain: &ChainId| held.contains(&Held::Chain(*chain));
+                let chains: Vec<_> = held.iter().filter_map(|held| held.chain()).collect();
                 let platforms = self.images_of(&Entry::new(&descriptor, None)?).into_iter();
-                let mut pinned = platforms.filter(|it| it.chain_ids().iter().all(chains));
+                let mut pinned = platforms.filter(|image| image.chain_ids() == chains);
                 pinned.next().map(|image| image.platform())
             }
             _ => None,

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use coracle::image::spec::Descriptor;
 use coracle::image::{Filter, Import};
 use coracle::{Engine, ErrorKind};
 
@@ -124,4 +125,47 @@ fn who_finds_no_container_to_a_pin_ends_it() {
     assert_eq!(left, [container.id().as_str()]);
     container.remove().unwrap();
     store.unpin("of-somebody-else").unwrap();
+}
+
+#[test]
+fn one_that_goes_when_it_ends_is_of_the_platform_that_was_asked_for() {
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    let scene = require!(scene("container-platforms"));
+    let store = scene.engine.store();
+    let host = store.image("box").unwrap();
+    let changer = scene.engine.container("box").command(["touch", "/other"]).start().unwrap();
+    changer.wait().unwrap();
+    let other = changer.commit("").run().unwrap();
+    changer.remove().unwrap();
+    let work = store.work().unwrap();
+    let ingest = |value: serde_json::Value, media_type: &str| -> Descriptor {
+        let blob = work.ingest(value.to_string().as_bytes(), None).unwrap();
+        blob.descriptor(media_type.into())
+    };
+    let mut config = serde_json::Value::Object(other.config().raw().clone());
+    config["architecture"] = "riscv64".into();
+    let mut manifest = serde_json::to_value(other.manifest().spec()).unwrap();
+    let config = ingest(config, "application/vnd.oci.image.config.v1+json");
+    manifest["config"] = serde_json::to_value(&config).unwrap();
+    let mut entries = Vec::new();
+    for (descriptor, architecture) in [
+        (host.descriptor().clone(), host.platform().architecture()),
+        (ingest(manifest, "application/vnd.oci.image.manifest.v1+json"), "riscv64"),
+    ] {
+        let mut entry = serde_json::to_value(&descriptor).unwrap();
+        entry["annotations"] = serde_json::json!({});
+        entry["platform"] = serde_json::json!({"os": "linux", "architecture": architecture});
+        entries.push(entry);
+    }
+    let index = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries});
+    let index = ingest(index, INDEX);
+    work.set_image(Some(&"both".parse().unwrap()), &index).unwrap();
+    drop(work);
+    for (platform, code) in [(None, 6), (Some("linux/riscv64"), 7)] {
+        let command = ["sh", "-c", "test -e /other && exit 7; exit 6"];
+        let mut builder = scene.engine.container("both").command(command).remove_on_exit();
+        builder.config_mut().platform = platform.map(str::to_owned);
+        let container = builder.start().unwrap();
+        assert_eq!(container.wait().unwrap().code(), Some(code), "{platform:?}");
+    }
 }
