@@ -167,6 +167,16 @@ impl Home {
         }
     }
 
+    /// Waits, within reason, until nothing is left of a container that another thread or process removes.
+    pub(super) fn wait_for_removal(&self, id: &ContainerId) {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let trash = self.dir.join("trash").join(id.as_str());
+        let until = Instant::now() + PATIENCE;
+        while trash.exists() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// The ids of all containers.
     pub(crate) fn ids(&self) -> Result<Vec<ContainerId>> {
         let dir = self.dir.join("by-id");

@@ -100,10 +100,12 @@ impl Removal {
             }
             drop(locked);
             match container.try_stop(None, Some(Duration::ZERO)) {
-                Err(err) if err.kind() == ErrorKind::NotFound => return Ok(()),
+                Err(err) if err.kind() == ErrorKind::NotFound => {}
                 other => other?,
             }
             if !container.home().directory(container.id()).exists() {
+                // Whoever looks after it removes it, and has perhaps only begun.
+                container.home().wait_for_removal(container.id());
                 return Ok(());
             }
         }

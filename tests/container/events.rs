@@ -38,7 +38,7 @@ fn a_life_is_told_from_beginning_to_end() {
     let scene = require!(scene("events-life"));
     let start = SystemTime::now();
     let builder = scene.engine.container("box").name("web").label("tier", "a=b, \"c\"\n\u{1}");
-    let script = "trap 'exit 7' TERM; while :; do sleep 0.02; done";
+    let script = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.02; done";
     let container = builder.command(["sh", "-c", script]).volume("data", "/srv").create().unwrap();
     container.start().unwrap();
     let mut command = Command::new("sh");
@@ -46,7 +46,13 @@ fn a_life_is_told_from_beginning_to_end() {
     assert_eq!(container.exec_command(command).unwrap().wait().unwrap().code(), Some(3));
     container.kill(Signal::KILL).unwrap();
     container.wait().unwrap();
+    let lines = || container.logs().unwrap().lines().unwrap().count();
+    let before = lines();
     container.start().unwrap();
+    // Nothing asks a first process to end that has no handler yet.
+    while lines() == before {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     container.rename("job").unwrap();
     drop(container.attach().unwrap());
     container.stop(PATIENCE).unwrap();
