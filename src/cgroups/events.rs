@@ -290,7 +290,7 @@ impl Events {
             match reread(&watched.file) {
                 Ok(text) => {
                     let (last, now) = (watched.last, State::parse(&text));
-                    report(last, now, &mut self.ready);
+                    report(last, now, &mut self.oom, &mut self.ready);
                     // Changed and the same: somebody came and went.
                     if last == now && !now.populated {
                         self.ready.push_back(Event::Empty);
@@ -305,7 +305,7 @@ impl Events {
             _ = poller.timer.wait();
             match poller.look() {
                 Ok(now) => {
-                    report(poller.last, now, &mut self.ready);
+                    report(poller.last, now, &mut self.oom, &mut self.ready);
                     poller.last = now;
                 }
                 Err(Errno::ENODEV) => self.removed = true,
@@ -319,11 +319,15 @@ impl Events {
     }
 }
 
-fn report(last: State, now: State, ready: &mut VecDeque<Event>) {
+fn report(last: State, now: State, oom: &mut Option<OomWatch>, ready: &mut VecDeque<Event>) {
     if last.frozen != now.frozen {
         ready.push_back(if now.frozen { Event::Frozen } else { Event::Thawed });
     }
     if last.populated && !now.populated {
+        // What has killed the last of them comes first, also if the kernel tells later.
+        if oom.as_mut().is_some_and(|oom| oom.look().unwrap_or(false)) {
+            ready.push_back(Event::Oom);
+        }
         ready.push_back(Event::Empty);
     }
 }
@@ -462,9 +466,9 @@ mod tests {
         let (full, empty) =
             (State { populated: true, frozen: false }, State { populated: false, frozen: true });
         let mut ready = VecDeque::new();
-        report(empty, full, &mut ready);
-        report(full, empty, &mut ready);
-        report(empty, empty, &mut ready);
+        report(empty, full, &mut None, &mut ready);
+        report(full, empty, &mut None, &mut ready);
+        report(empty, empty, &mut None, &mut ready);
         assert_eq!(ready, [Event::Thawed, Event::Frozen, Event::Empty]);
     }
 }

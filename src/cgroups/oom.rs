@@ -82,10 +82,22 @@ impl OomWatch {
     pub(crate) fn has_happened(&mut self) -> Result<bool> {
         match self {
             Self::Legacy(told) => Ok(told.read().is_ok()),
+            Self::Unified(file, _) => match changed(file)? {
+                true => self.look(),
+                false => Ok(false),
+            },
+        }
+    }
+
+    /// [`has_happened`](Self::has_happened), also if the kernel has not told yet, which on v2 it does every 10 ms at most. On v1
+    /// it tells before it kills.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn look(&mut self) -> Result<bool> {
+        match self {
+            Self::Legacy(_) => Ok(false),
             Self::Unified(file, last) => {
-                if !changed(file)? {
-                    return Ok(false);
-                }
                 let now = kills(&reread(file).context(|| "read memory.events")?);
                 Ok(now > std::mem::replace(last, now))
             }

@@ -3,11 +3,12 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
+use nix::sys::stat::{FileStat, fstat};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -32,7 +33,18 @@ pub(super) enum Durable {
 /// kernel frees it when its holder dies.
 #[derive(Debug)]
 pub(super) struct Held {
-    _file: Flock<OwnedFd>,
+    file: Flock<OwnedFd>,
+}
+
+impl Held {
+    /// Whether the file still has this path: it may have been removed before it was locked.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        let same = |file: FileStat, there: fs::Metadata| {
+            (file.st_dev, file.st_ino) == (there.dev(), there.ino())
+        };
+        let there = fs::symlink_metadata(path);
+        fstat(&*self.file).is_ok_and(|file| there.is_ok_and(|there| same(file, there)))
+    }
 }
 
 /// Waits for the lock of a file, which is made if it is missing.
@@ -48,7 +60,7 @@ pub(super) fn lock_directory(path: &Path) -> Result<Held> {
 fn wait(mut file: OwnedFd, path: &Path) -> Result<Held> {
     loop {
         match Flock::lock(file, FlockArg::LockExclusive) {
-            Ok(file) => return Ok(Held { _file: file }),
+            Ok(file) => return Ok(Held { file }),
             Err((back, Errno::EINTR)) => file = back,
             Err((_, errno)) => return Err(errno).context(|| format!("lock {}", path.display())),
         }
@@ -67,7 +79,7 @@ pub(super) fn try_lock_directory(path: &Path) -> Result<Option<Held>> {
 
 fn attempt(file: OwnedFd, path: &Path) -> Result<Option<Held>> {
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(file) => Ok(Some(Held { _file: file })),
+        Ok(file) => Ok(Some(Held { file })),
         Err((_, Errno::EWOULDBLOCK)) => Ok(None),
         Err((_, errno)) => Err(errno).context(|| format!("lock {}", path.display())),
     }

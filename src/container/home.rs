@@ -419,7 +419,8 @@ impl Home {
         }
         for (path, lock) in dead {
             let socket = path.file_name().map(|name| self.dir.join("sockets").join(name));
-            for path in [Some(path), socket].into_iter().flatten() {
+            // In this order: whoever finds its file gone may have made both anew.
+            for path in [socket, Some(path)].into_iter().flatten() {
                 gone(fs::remove_file(&path)).context(|| format!("remove {}", path.display()))?;
             }
             drop(lock);

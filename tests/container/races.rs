@@ -51,6 +51,35 @@ fn engines_open_while_others_fail_to_make_containers() {
 }
 
 #[test]
+fn engines_open_while_others_begin_to_look_after_containers() {
+    let scene = require!(scene("container-open-and-start-races"));
+    let root = scene.dir.join("root");
+    let until = Instant::now() + 2 * WHILE;
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while Instant::now() < until {
+                    Engine::open(&root).unwrap();
+                }
+            });
+        }
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while Instant::now() < until {
+                    let engine = Engine::open(&root).unwrap();
+                    let builder = engine.container("box").command(["true"]).remove_on_exit();
+                    let container = builder.start().unwrap();
+                    let marks = std::fs::read_dir(root.join("containers/supervisors")).unwrap();
+                    assert!(marks.count() > 0);
+                    assert!(container.wait().unwrap().success());
+                }
+            });
+        }
+    });
+    assert!(scene.engine.containers().unwrap().is_empty());
+}
+
+#[test]
 fn several_restart_one_at_once() {
     let scene = require!(scene("container-restarts-at-once"));
     let container = scene.engine.container("box").command(["sleep", "600"]).start().unwrap();

@@ -14,12 +14,12 @@ mod visitors;
 use std::collections::VecDeque;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::EpollFlags;
@@ -117,8 +117,7 @@ impl Supervisor {
         let identity = ProcessId::myself()?;
         let name = format!("{identity}-{}", COUNTER.fetch_add(1, Ordering::Relaxed));
         let mark = home.path("supervisors").join(&name);
-        let alive = files::try_lock(&mark)?
-            .ok_or_else(|| Error::new(ErrorKind::Busy, format!("{} is locked", mark.display())))?;
+        let alive = claim(&mark)?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = EventFd::from_flags(flags).context(|| "eventfd")?;
         let door = Door::open(home.path("sockets").join(&name))?;
@@ -207,6 +206,22 @@ impl Supervisor {
 impl Drop for Supervisor {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.mark);
+    }
+}
+
+/// Makes the file of a process that looks after containers, and locks it. Who puts things in order at this very moment may
+/// take it for a dead one's in between, and remove it.
+fn claim(mark: &Path) -> Result<Held> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match files::try_lock(mark)? {
+            Some(held) if held.is_at(mark) => return Ok(held),
+            _ if Instant::now() > until => {
+                return Err(Error::new(ErrorKind::Busy, format!("{} is locked", mark.display())));
+            }
+            _ => std::thread::sleep(Duration::from_millis(1)),
+        }
     }
 }
 
