@@ -1,8 +1,7 @@
 //! Processes that are told apart from others that get their ids later.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -55,12 +54,8 @@ impl fmt::Display for ProcessId {
 
 /// The 22nd field of `/proc/PID/stat`.
 fn start_time(pid: i32) -> io::Result<u64> {
-    // More than there is: files of proc say nothing of their length.
-    let mut stat = String::with_capacity(1 << 10);
-    File::open(format!("/proc/{pid}/stat"))?.read_to_string(&mut stat)?;
-    // The second field, the name in parentheses, may hold anything.
-    let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split_ascii_whitespace());
-    let start = fields.and_then(|mut fields| fields.nth(19)?.parse().ok());
+    let stat = sys::spawn::stat(pid)?;
+    let start = stat.split_ascii_whitespace().nth(19).and_then(|start| start.parse().ok());
     start.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 

@@ -230,7 +230,8 @@ fn stack_overlay(
         ));
     }
     let mut lowers = open_layers(paths)?;
-    let floor = floor.filter(|_| lowers.len() < MAX_LAYERS);
+    // What is peeked at counts as a layer, too.
+    let floor = floor.filter(|_| lowers.len() + 1 < MAX_LAYERS);
     if let Some(floor) = floor {
         lowers.insert(0, Directory::open(floor, "the directory of mount points")?);
     }

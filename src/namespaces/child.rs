@@ -404,15 +404,9 @@ impl Process {
         self.status.is_some() || sys::wait::poll(&self.pidfd, Some(Duration::ZERO)).unwrap_or(false)
     }
 
-    /// Whether it is on its way out, as far as /proc tells.
+    /// Whether it is on its way out, or gone, as far as /proc tells.
     pub(super) fn is_ending(&self) -> bool {
-        const PF_EXITING: u32 = 4;
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        // The ninth field; the second, the name in parentheses, may hold anything.
-        let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split_ascii_whitespace());
-        let flags = fields.and_then(|mut fields| fields.nth(6)?.parse::<u32>().ok());
-        // It may be gone by now.
-        flags.is_none_or(|flags| flags & PF_EXITING != 0)
+        sys::spawn::exiting(self.pid).unwrap_or(true)
     }
 
     /// The pidfd, for those who join its namespaces.

@@ -1,6 +1,7 @@
 //! Runs a [`Plan`]: clones, waits until the program runs or a step failed, and says which.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::ptr;
@@ -210,7 +211,7 @@ pub(crate) fn spawn(plan: &mut Plan) -> Result<Spawned, Failed<'_>> {
 fn pid_of_child(pidfd: i32) -> Option<i32> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{pidfd}")).ok()?;
     let pid: i32 = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
-    let parent = stat(pid)?.split(' ').nth(1)?.parse::<u32>().ok()?;
+    let parent = stat(pid).ok()?.split(' ').nth(1)?.parse::<u32>().ok()?;
     (parent == std::process::id()).then_some(pid)
 }
 
@@ -224,7 +225,7 @@ fn watch(outer: &OwnedFd, report: &Report) -> bool {
             0 => pid_of_child(report.pidfd.load(Ordering::Acquire)).unwrap_or(0),
             pid => pid,
         };
-        if pid > 0 && stat(pid).is_some_and(|stat| stat.starts_with(['T', 't'])) {
+        if pid > 0 && stat(pid).is_ok_and(|stat| stat.starts_with(['T', 't'])) {
             stopped = true;
             // SAFETY: takes no other pointer than null. The kernel stored both numbers, and the process
             // has not been reaped.
@@ -237,11 +238,14 @@ fn watch(outer: &OwnedFd, report: &Report) -> bool {
     stopped
 }
 
-/// `/proc/PID/stat` from its third field, the state, on.
-fn stat(pid: i32) -> Option<String> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+/// `/proc/PID/stat` from its third field, the state, on: see proc_pid_stat(5).
+pub(crate) fn stat(pid: i32) -> io::Result<String> {
+    // More than there is: files of proc say nothing of their length.
+    let mut stat = String::with_capacity(1 << 10);
+    File::open(format!("/proc/{pid}/stat"))?.read_to_string(&mut stat)?;
     // The second field, the name in parentheses, may hold anything.
-    stat.rsplit_once(") ").map(|(_, rest)| rest.to_owned())
+    let rest = stat.rsplit_once(") ").map(|(_, rest)| rest.to_owned());
+    rest.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Whether a process that no longer holds the host's memory, or its end of a pipe, did so by its death.
@@ -354,11 +358,21 @@ fn left_memory(pid: i32) -> Option<bool> {
     order.ok().map(|order| order != 0)
 }
 
-/// Whether PF_FORKNOEXEC is gone from the flags, the ninth field of `/proc/PID/stat`; `None` if that cannot be read.
+/// Whether a process has executed a program since it was forked; `None` if that cannot be read.
 pub(crate) fn executed(pid: i32) -> Option<bool> {
     const FORKED_NOT_EXECUTED: u64 = 0x40;
-    let flags = stat(pid)?.split(' ').nth(6)?.parse::<u64>().ok()?;
-    Some(flags & FORKED_NOT_EXECUTED == 0)
+    Some(flags(pid)? & FORKED_NOT_EXECUTED == 0)
+}
+
+/// Whether a process is on its way out; `None` if that cannot be read.
+pub(crate) fn exiting(pid: i32) -> Option<bool> {
+    const EXITING: u64 = 4;
+    Some(flags(pid)? & EXITING != 0)
+}
+
+/// The kernel's `PF_*`, the ninth field of `/proc/PID/stat`.
+fn flags(pid: i32) -> Option<u64> {
+    stat(pid).ok()?.split(' ').nth(6)?.parse().ok()
 }
 
 fn poll(fd: &OwnedFd, milliseconds: i32) -> io::Result<bool> {
