@@ -162,11 +162,11 @@ impl Container {
     }
 
     /// Asks it to end, with its stop signal; kills it when it has not after `grace`, or after what it was configured with,
-    /// or ten seconds. Fine if it does not run.
+    /// or ten seconds. Fine if it does not run, or was started through this handle and has gone with its end.
     ///
     /// # Errors
     ///
-    /// `TimedOut` if not even SIGKILL ends it.
+    /// `TimedOut` if not even SIGKILL ends it; `NotFound` if it has been removed.
     pub fn stop(&self, grace: impl Into<Option<Duration>>) -> Result<()> {
         self.try_stop(None, grace.into()).context(|| self.says("stop"))
     }
@@ -181,7 +181,11 @@ impl Container {
     }
 
     pub(super) fn try_stop(&self, signal: Option<Signal>, grace: Option<Duration>) -> Result<()> {
-        let mut locked = self.locked()?;
+        let mut locked = match self.locked() {
+            // Who can't know whether it has ended yet, can't know whether it has gone with its end.
+            Err(err) if err.kind() == ErrorKind::NotFound && self.has_ended_here() => return Ok(()),
+            locked => locked?,
+        };
         if locked.record.phase == Phase::Restarting {
             locked.record.ended(locked.record.exit, None);
             locked.tell("stop", &[]);
@@ -221,6 +225,12 @@ impl Container {
         self.wait_until_recorded()?;
         self.home.tell(&self.id, &identity, "stop", &[]);
         Ok(())
+    }
+
+    /// Whether one that was started through this handle has ended.
+    fn has_ended_here(&self) -> bool {
+        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        started.as_ref().is_some_and(|exit| exit.get().is_some())
     }
 
     /// Waits until its supervisor has written down that it has ended.

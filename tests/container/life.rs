@@ -264,6 +264,14 @@ fn the_end_of_a_container_that_is_gone_is_known_to_who_started_it() {
         let builder = scene.engine.container("box").command(["sh", "-c", &script]).remove_on_exit();
         let container = builder.start().unwrap();
         assert_eq!(container.wait().unwrap().code(), Some(code));
+        container.stop(Duration::ZERO).unwrap();
+        let another = scene.engine.find(container.id().as_str());
+        assert_eq!(another.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+    for _ in 0..20 {
+        // Whether it has ended yet, and gone, nobody knows.
+        let builder = scene.engine.container("box").command(["true"]).remove_on_exit();
+        builder.start().unwrap().stop(Duration::ZERO).unwrap();
     }
     let container = scene.engine.container("box").command(["false"]).remove_on_exit();
     let container = container.create().unwrap();
