@@ -7,7 +7,7 @@ mod common;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -535,6 +535,29 @@ fn hostile_files_are_borne() {
     assert_eq!(texts(Logs::open(&*dir).tail(9)).len(), 3);
     assert_eq!(texts(Logs::open(&*dir).since(at(0))).len(), 3);
     assert_eq!(texts(Logs::open(&*dir).since(at(1))).len(), 0);
+}
+
+#[test]
+fn it_is_made_with_its_first_line() {
+    let dir = setup("logs-late");
+    let parent = dir.join("container");
+    let log = parent.join("log");
+    for format in FORMATS {
+        let mut batch = Batch::new();
+        let mut writer = LogWriter::open(&log, format, Rotation::new()).unwrap();
+        writer.write(&mut batch, Stream::Stdout, at(0), b"no line yet").unwrap();
+        assert!(!parent.exists());
+        // What has no place is lost, and that is told as soon as there is one.
+        let err = writer.write(&mut batch, Stream::Stdout, at(0), b", lost\n").unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::NotFound);
+        fs::create_dir(&parent).unwrap();
+        writer.write(&mut batch, Stream::Stdout, at(0), b"kept\n").unwrap();
+        assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o700);
+        let [note, line] = &texts(Logs::open(&log))[..] else { panic!("{format:?}") };
+        assert!(note.contains("lines lost here: 1 ("), "{note}");
+        assert!(line.contains("kept"), "{line}");
+        fs::remove_dir_all(&parent).unwrap();
+    }
 }
 
 #[test]

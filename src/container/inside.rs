@@ -6,7 +6,7 @@ use super::container::{Container, cgroup, open};
 use super::executed::Executed;
 use super::launch;
 use super::locked::missing;
-use super::logs::Logs;
+use super::logs::{self, Logs};
 use super::state::{Phase, Record};
 use super::supervisor::knock;
 use crate::cgroups::{Cgroup, Stats};
@@ -142,9 +142,7 @@ impl Container {
         }
         let directory = launch::log_directory(&self.home, &self.id);
         // One that has not been started yet has written nothing.
-        launch::make_log_directory(&directory)
-            .map_err(|err| missing(err, &self.id))
-            .context(attempt)?;
+        logs::make_directory(&directory).map_err(|err| missing(err, &self.id)).context(attempt)?;
         let this = self.clone();
         let finished = move || {
             let going_on =

@@ -1,8 +1,5 @@
 //! From what was asked of a container, and what its image says, to a command that can be spawned.
 
-use std::fs::DirBuilder;
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::config::{Config, LogConfig, LogDriver, MountSource};
@@ -112,15 +109,6 @@ pub(super) fn log_directory(home: &Home, id: &ContainerId) -> PathBuf {
     home.directory(id).join("log")
 }
 
-pub(super) fn make_log_directory(dir: &Path) -> Result<()> {
-    match DirBuilder::new().mode(0o700).create(dir) {
-        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => {
-            Err(err).context(|| format!("make {}", dir.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn log(locked: &Locked<'_>) -> Result<Option<LogWriter>> {
     let LogConfig { driver, max_size, max_files } = &locked.identity.config.log;
     let format = match driver {
@@ -129,7 +117,6 @@ fn log(locked: &Locked<'_>) -> Result<Option<LogWriter>> {
         LogDriver::None => return Ok(None),
     };
     let dir = log_directory(locked.home(), locked.id);
-    make_log_directory(&dir)?;
     let rotation = match max_size {
         Some(bytes) => Rotation::new().max_size(*bytes).max_files(*max_files),
         None => Rotation::new(),

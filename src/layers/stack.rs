@@ -17,7 +17,7 @@ use super::rootfs::{Inner, Rootfs, open_layers};
 use super::scratch::Scratch;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::namespaces::UserNamespace;
-use crate::sys::user_namespace::{effective_capabilities, in_initial_user_namespace};
+use crate::sys::user_namespace::{Holder, effective_capabilities, in_initial_user_namespace};
 
 /// The kernel's `OVL_MAX_STACK`.
 const MAX_LAYERS: usize = 500;
@@ -180,7 +180,8 @@ impl Stack {
     }
 
     fn build(self, kind: Kind<'_>) -> Result<Rootfs> {
-        let made = self.choice.ids().and_then(|ids| match &self.source {
+        // Who made its namespace is waited for when there is nothing else to do.
+        let made = self.choice.ids().and_then(|(ids, _maker)| match &self.source {
             Source::Overlay(lowers) => stack_overlay(lowers, self.floor.as_ref(), ids, kind),
             Source::Tree(tree) => tree.build(ids, kind),
         });
@@ -308,13 +309,18 @@ fn dress(overlay: &Overlay, lower: Option<&Directory>, top: &Top, ids: &Ids) -> 
 }
 
 impl Choice {
-    fn ids(&self) -> Result<Ids> {
-        let namespace = match self {
-            Self::Host => return Ok(Ids::Host),
-            Self::Namespace(namespace) => namespace.clone(),
-            Self::Automatic => UserNamespace::automatic()?,
+    /// With what made the namespace, if it is new.
+    fn ids(&self) -> Result<(Ids, Option<Holder>)> {
+        let (namespace, maker) = match self {
+            Self::Host => return Ok((Ids::Host, None)),
+            Self::Namespace(namespace) => (namespace.clone(), None),
+            Self::Automatic => {
+                let (namespace, maker) = UserNamespace::automatic_ahead()?;
+                (namespace, Some(maker))
+            }
         };
-        Ok(if privileged() { Ids::Mapped(namespace) } else { Ids::Joined(namespace) })
+        let ids = if privileged() { Ids::Mapped(namespace) } else { Ids::Joined(namespace) };
+        Ok((ids, maker))
     }
 }
 

@@ -1,8 +1,8 @@
 //! The files of a log: their names, opening and removing them.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -46,6 +46,16 @@ pub(super) fn ages(dir: &Path) -> Result<Vec<u32>> {
     }
     ages.sort_unstable();
     Ok(ages)
+}
+
+/// Makes the directory of a log, for its writers and readers only, if it is missing; its parent must exist.
+pub(in crate::container) fn make_directory(dir: &Path) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => {
+            Err(err).context(|| format!("make {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Opens a log file: never through a link, never anything but a file.

@@ -42,7 +42,7 @@ mod watch;
 mod writer;
 
 pub use batch::Batch;
-pub(super) use files::{missing_is_fine, open as open_file};
+pub(super) use files::{make_directory, missing_is_fine, open as open_file};
 pub use format::{Format, Stream};
 pub use line::Line;
 pub use lines::Lines;

@@ -1,5 +1,6 @@
 //! The file that grows.
 
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -19,7 +20,8 @@ pub(super) struct Sink {
     dir: PathBuf,
     format: Format,
     rotation: Rotation,
-    file: File,
+    /// Made, with the directory, when there is something to write: many containers never say anything.
+    file: Option<File>,
     size: u64,
     /// What must come before the next record: the end of one that was written in part.
     owed: Vec<u8>,
@@ -37,16 +39,21 @@ struct Lost {
 impl Sink {
     pub(super) fn open(dir: PathBuf, format: Format, rotation: Rotation) -> Result<Self> {
         let path = files::path(&dir, 0);
-        let file = files::open(OpenOptions::new().read(true).append(true).create(true), &path)?;
+        let mut sink =
+            Self { dir, format, rotation, file: None, size: 0, owed: Vec::new(), lost: None };
+        let file = match files::open(OpenOptions::new().read(true).append(true), &path) {
+            Err(err) if err.raw_os_error() == Some(libc::ENOENT) => return Ok(sink),
+            file => file?,
+        };
         let attempt = || format!("read the log {}", path.display());
-        let size = file.metadata().context(attempt)?.len();
-        let mut sink = Self { dir, format, rotation, file, size, owed: Vec::new(), lost: None };
-        if size == 0 {
+        sink.size = file.metadata().context(attempt)?.len();
+        let file = sink.file.insert(file);
+        if sink.size == 0 {
             return Ok(sink);
         }
         let mut ends = [0; 2];
-        sink.file.read_exact_at(&mut ends[..1], 0).context(attempt)?;
-        sink.file.read_exact_at(&mut ends[1..], size - 1).context(attempt)?;
+        file.read_exact_at(&mut ends[..1], 0).context(attempt)?;
+        file.read_exact_at(&mut ends[1..], sink.size - 1).context(attempt)?;
         if ends[1] != b'\n' {
             // A crash has torn it.
             sink.owed.push(b'\n');
@@ -60,12 +67,9 @@ impl Sink {
 
     /// When the file was last written.
     pub(super) fn changed(&self) -> SystemTime {
-        let changed = self.file.metadata().and_then(|file| file.modified());
-        if self.size == 0 {
-            SystemTime::UNIX_EPOCH
-        } else {
-            changed.unwrap_or(SystemTime::UNIX_EPOCH)
-        }
+        let written = self.file.as_ref().filter(|_| self.size > 0);
+        let changed = written.and_then(|file| file.metadata().and_then(|it| it.modified()).ok());
+        changed.unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     /// How many bytes the file may still grow.
@@ -81,8 +85,23 @@ impl Sink {
     /// Appends whole records. What cannot be written is counted as lost, and a record written in part is completed
     /// by the next call.
     pub(super) fn append(&mut self, records: &[u8]) -> Result<()> {
+        if let Err(err) = self.make() {
+            self.lose(records, &err);
+            return Err(err);
+        }
         self.settle(records)
             .context(|| format!("write the log {}", files::path(&self.dir, 0).display()))
+    }
+
+    fn make(&mut self) -> Result<()> {
+        if self.file.is_some() {
+            return Ok(());
+        }
+        files::make_directory(&self.dir)?;
+        let path = files::path(&self.dir, 0);
+        let file = files::open(OpenOptions::new().read(true).append(true).create(true), &path)?;
+        self.file = Some(file);
+        Ok(())
     }
 
     fn settle(&mut self, records: &[u8]) -> io::Result<()> {
@@ -128,7 +147,7 @@ impl Sink {
         result
     }
 
-    fn lose(&mut self, records: &[u8], why: &io::Error) {
+    fn lose(&mut self, records: &[u8], why: &impl Display) {
         let lost =
             self.lost.get_or_insert_with(|| Lost { records: 0, bytes: 0, why: why.to_string() });
         lost.records += memchr::memchr_iter(b'\n', records).count();
@@ -137,8 +156,11 @@ impl Sink {
 
     fn write(&mut self, bytes: &[u8]) -> (usize, io::Result<()>) {
         let mut written = 0;
+        let Some(file) = &mut self.file else {
+            return (0, Err(io::ErrorKind::NotFound.into()));
+        };
         while written < bytes.len() {
-            match self.file.write(&bytes[written..]) {
+            match file.write(&bytes[written..]) {
                 Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
                 Ok(count) => {
                     written += count;
@@ -181,7 +203,9 @@ impl Sink {
         let path = files::path(&self.dir, 0);
         fs::rename(&new, &path)
             .context(|| format!("rename {} to {}", new.display(), path.display()))?;
-        files::let_go(std::mem::replace(&mut self.file, file));
+        if let Some(old) = self.file.replace(file) {
+            files::let_go(old);
+        }
         self.size = 0;
         Ok(())
     }

@@ -26,10 +26,11 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// Opens or creates the log in the directory `dir`, which exists, to append to it. There must be one writer at a time.
+    /// Opens the log in the directory `dir`, to append to it. There must be one writer at a time. The log is made with its
+    /// first line, and so is the directory, open to the caller only, in one that exists.
     ///
     /// # Errors
-    /// `NotFound` without the directory, `SafetyViolation` where something else than a file has the name of the log.
+    /// `SafetyViolation` where something else than a file has the name of the log.
     pub fn open(dir: impl AsRef<Path>, format: Format, rotation: Rotation) -> Result<Self> {
         let sink = Sink::open(dir.as_ref().to_owned(), format, rotation)?;
         let latest = sink.changed();
@@ -42,7 +43,7 @@ impl LogWriter {
     /// much it was.
     ///
     /// # Errors
-    /// `ResourceExhausted` on a full disk, and whatever else a write and a rotation may fail with.
+    /// `ResourceExhausted` on a full disk, `NotFound` where the log cannot be made, and whatever else a write and a rotation may fail with.
     pub fn write(
         &mut self,
         batch: &mut Batch,
