@@ -51,6 +51,9 @@ impl Container {
 
     /// Its root filesystem as it is, to be read: to commit it, pack it, or look into it. What is mounted in it does not show.
     ///
+    /// Of one that this process runs, it keeps the container from being removed as long as somebody has it: that fails with
+    /// `Busy` then, and the next engine that is opened removes what is left.
+    ///
     /// # Errors
     ///
     /// As of [`Image::rootfs`](crate::image::Image::rootfs).

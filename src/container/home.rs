@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -232,7 +233,7 @@ impl Home {
             }
             target => target.context(|| format!("look up the name {name}"))?,
         };
-        let Some(id) = target.to_str().and_then(|id| id.parse::<ContainerId>().ok()) else {
+        let Some(id) = ContainerId::of_link_target(target.as_os_str().as_bytes()) else {
             return Ok(None);
         };
         // A process that was killed may have left a name of nobody's.
@@ -249,7 +250,7 @@ impl Home {
         }
         let path = self.dir.join("names").join(name);
         gone(fs::remove_file(&path))
-            .and_then(|()| symlink(id.as_str(), &path))
+            .and_then(|()| symlink(id.link_target(), &path))
             .context(|| format!("give the name {name}"))
     }
 
@@ -257,7 +258,7 @@ impl Home {
     pub(super) fn release_name(&self, name: &str, id: &ContainerId) -> Result<()> {
         let path = self.dir.join("names").join(name);
         match fs::read_link(&path) {
-            Ok(target) if target == Path::new(id.as_str()) => {
+            Ok(target) if target == Path::new(&id.link_target()) => {
                 gone(fs::remove_file(&path)).context(|| format!("take the name {name} away"))
             }
             _ => Ok(()),

@@ -5,6 +5,9 @@ use std::fs::File;
 use std::io::Read;
 use std::str::FromStr;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use crate::error::{Context, Error, Result};
 
 /// What tells a container from all others for good: 256 random bits, written as 64 hexadecimal digits.
@@ -17,13 +20,31 @@ impl ContainerId {
     const LENGTH: usize = 64;
 
     pub(super) fn random() -> Result<Self> {
+        random().map(Self::of_bytes)
+    }
+
+    /// What a symbolic link is to lead to that stands for it: 43 letters, which fit into the link itself. The digits would
+    /// take a block of the disk, and time when that is freed.
+    pub(super) fn link_target(&self) -> String {
+        let bytes: Vec<u8> = (0..Self::LENGTH)
+            .step_by(2)
+            .filter_map(|at| u8::from_str_radix(&self.0[at..at + 2], 16).ok())
+            .collect();
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// From a [`link_target`](Self::link_target).
+    pub(super) fn of_link_target(target: &[u8]) -> Option<Self> {
+        Some(Self::of_bytes(URL_SAFE_NO_PAD.decode(target).ok()?.try_into().ok()?))
+    }
+
+    fn of_bytes(bytes: [u8; Self::LENGTH / 2]) -> Self {
         use fmt::Write;
-        let bytes: [u8; Self::LENGTH / 2] = random()?;
         let mut digits = String::with_capacity(Self::LENGTH);
         for byte in bytes {
             let _ = write!(digits, "{byte:02x}");
         }
-        Ok(Self(digits))
+        Self(digits)
     }
 
     /// All digits.
@@ -147,6 +168,13 @@ mod tests {
         for wrong in ["", "abc", "../../../../etc", &id.as_str().to_uppercase(), &format!("{id}0")]
         {
             assert!(wrong.parse::<ContainerId>().is_err(), "{wrong}");
+        }
+        let target = id.link_target();
+        // What ext4 keeps in the link itself.
+        assert!(target.len() < 60 && !target.contains('/'));
+        assert_eq!(ContainerId::of_link_target(target.as_bytes()), Some(id.clone()));
+        for wrong in [&target[1..], &format!("{target}A"), id.as_str(), ""] {
+            assert_eq!(ContainerId::of_link_target(wrong.as_bytes()), None);
         }
         for right in ["a", "0", "web-1_x.y", &"x".repeat(200)] {
             check_name(right).unwrap();

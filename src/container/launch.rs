@@ -124,14 +124,14 @@ fn log(locked: &Locked<'_>) -> Result<Option<LogWriter>> {
     LogWriter::open(dir, format, rotation).map(Some)
 }
 
-fn stack(locked: &Locked<'_>, image: &Image) -> Result<Stack> {
-    Ok(image.rootfs()?.mount_points(etc::MOUNT_POINTS, etc::mount_points(locked.home())?))
+fn stack(locked: &Locked<'_>, layers: Stack) -> Result<Stack> {
+    Ok(layers.mount_points(etc::MOUNT_POINTS, etc::mount_points(locked.home())?))
 }
 
-/// Its layers, and on top what it writes.
+/// Its layers, and on top what it writes. For as long as it is there: it keeps the layers.
 pub(super) fn rootfs(locked: &Locked<'_>, image: &Image) -> Result<Rootfs> {
     let config = &locked.identity.config;
-    let mut stack = stack(locked, image)?;
+    let mut stack = stack(locked, image.pinned_rootfs()?)?;
     if config.share.users || (config.privileged && nix::unistd::geteuid().is_root()) {
         stack = stack.host_ids();
     }
@@ -144,7 +144,7 @@ pub(super) fn rootfs(locked: &Locked<'_>, image: &Image) -> Result<Rootfs> {
 
 /// The same to be read, whoever runs on it.
 pub(super) fn rootfs_as_it_is(locked: &Locked<'_>, image: &Image) -> Result<Rootfs> {
-    let stack = stack(locked, image)?;
+    let stack = stack(locked, image.rootfs()?)?;
     let written = locked.directory().join("files");
     // One that has never been started has written nothing.
     if written.exists() { stack.peek(&written) } else { stack.read_only() }

@@ -115,6 +115,21 @@ impl Image {
         Ok(layers.stack(&keys)?.owned_by(Arc::new(work)))
     }
 
+    /// [`rootfs`](Self::rootfs) for as long as a [pin](Store::pin) keeps the image: where its layers are unpacked, that
+    /// takes no lease besides.
+    #[cfg(feature = "container")]
+    pub(crate) fn pinned_rootfs(&self) -> Result<Stack> {
+        let layers = self.store().layers()?;
+        let stack = UnpackedStack::of(self, &layers)?;
+        for at in 0..stack.keys.len() {
+            if !is_whole(&layers, &stack.keys[at], &stack.boot) {
+                return self.rootfs();
+            }
+        }
+        let keys: Vec<_> = stack.keys.iter().map(String::as_str).collect();
+        layers.stack(&keys)
+    }
+
     /// What is different in the files of this image from those of `older`, as [`Rootfs::changes`] lists it: an
     /// [`Added`](crate::layers::ChangeKind::Added) one is only in this image, a
     /// [`Deleted`](crate::layers::ChangeKind::Deleted) one only in `older`. Files differ by type, content, mode, owner,

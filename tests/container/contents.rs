@@ -105,6 +105,30 @@ fn an_image_stays_while_there_are_containers_of_it() {
 }
 
 #[test]
+fn what_was_handed_out_of_a_container_outlasts_it() {
+    let scene = require!(scene("container-handed-out"));
+    let store = scene.engine.store();
+    let leases = || fs::read_dir(scene.dir.join("root/leases")).unwrap().count();
+    let layers = || store.layers().unwrap().keys().unwrap().len();
+    let container = scene.engine.container("box").command(["sleep", "600"]).start().unwrap();
+    // Its pin is all that it needs.
+    assert_eq!(leases(), 1);
+    let (id, rootfs) = (container.id().clone(), container.rootfs().unwrap());
+    let err = container.remove_forced().unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Busy, "{err:#}");
+    assert_eq!(scene.engine.find(id.as_str()).unwrap_err().kind(), ErrorKind::NotFound);
+    store.remove_forced("box").unwrap();
+    store.collect_garbage().unwrap();
+    assert_eq!((leases(), layers()), (1, 1));
+    let kept = crate::common::stack::root(&rootfs).join("data/of-the-image");
+    assert_eq!(fs::read(kept).unwrap(), b"kept");
+    drop(rootfs);
+    Engine::open(scene.dir.join("root")).unwrap();
+    store.collect_garbage().unwrap();
+    assert_eq!((leases(), layers()), (0, 0));
+}
+
+#[test]
 fn who_finds_no_container_to_a_pin_ends_it() {
     let scene = require!(scene("container-lost-pins"));
     let store = scene.engine.store();
