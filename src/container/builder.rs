@@ -13,7 +13,8 @@ use super::home::Home;
 use super::id::{ContainerId, check_name, random_name};
 use super::launch;
 use super::link::Links;
-use super::state::{Identity, VERSION};
+use super::new_container::{Made, NewContainer};
+use super::state::{Identity, Record, VERSION};
 use super::volume;
 use crate::cgroups::IoLimit;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -166,8 +167,20 @@ impl ContainerBuilder {
     /// `NotFound` if there is no such image; `AlreadyExists` if another container has its name; `InvalidInput` for settings
     /// that cannot be meant.
     pub fn create(self) -> Result<Container> {
-        let image = self.config.image.clone();
-        self.try_create().context(|| format!("create a container of the image {image}"))
+        let home = self.home.clone();
+        let (id, _) = self.made(false)?;
+        Ok(Container::new(home, id))
+    }
+
+    /// Makes the container for the caller to start: `engine.container("app").make()?.start_attached(size)?`.
+    ///
+    /// # Errors
+    ///
+    /// As of [`create`](Self::create).
+    pub fn make(self) -> Result<NewContainer> {
+        let home = self.home.clone();
+        let (id, made) = self.made(true)?;
+        Ok(NewContainer::new(home, id, made))
     }
 
     /// Makes the container and starts it. One that cannot be started is removed again.
@@ -176,17 +189,15 @@ impl ContainerBuilder {
     ///
     /// As of [`create`](Self::create) and [`Container::start`].
     pub fn start(self) -> Result<Container> {
-        let container = self.create()?;
-        match container.start() {
-            Ok(()) => Ok(container),
-            Err(err) => {
-                let _ = container.removal().force().volumes().run();
-                Err(err)
-            }
-        }
+        self.make()?.start()
     }
 
-    fn try_create(self) -> Result<Container> {
+    fn made(self, to_be_started: bool) -> Result<(ContainerId, Made)> {
+        let image = self.config.image.clone();
+        self.try_make(to_be_started).context(|| format!("create a container of the image {image}"))
+    }
+
+    fn try_make(self, to_be_started: bool) -> Result<(ContainerId, Made)> {
         let Self { home, name, mut config, failed } = self;
         if let Some(failed) = failed {
             return Err(Error::invalid(failed));
@@ -215,6 +226,10 @@ impl ContainerBuilder {
             image_labels: labels.into_iter().flatten().collect(),
             config,
         };
+        let mut record = Record::new(home.boot());
+        if to_be_started {
+            record.set_starter(home.supervisor()?.identity, &id);
+        }
         let mut attempts = 0;
         loop {
             identity.name = match &name {
@@ -222,16 +237,16 @@ impl ContainerBuilder {
                 None => random_name()?,
             };
             identity.config.env = [links.environment(&identity.name), env.clone()].concat();
-            match home.add(&id, &identity, &image) {
+            match home.add(&id, &identity, &record, &image) {
                 // Made up, and taken already.
                 Err(err)
                     if err.kind() == ErrorKind::AlreadyExists
                         && name.is_none()
                         && attempts < 20 => {}
-                other => {
-                    other?;
+                lock => {
+                    let lock = lock?;
                     home.tell(&id, &identity, "create", &[]);
-                    return Ok(Container::new(home, id));
+                    return Ok((id, Made { lock, identity, record, image }));
                 }
             }
             attempts += 1;

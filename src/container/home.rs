@@ -306,14 +306,17 @@ impl Home {
     }
 
     /// Makes a container of what was asked, and gives it its name.
+    ///
+    /// Returns its lock.
     pub(super) fn add(
         self: &Arc<Self>,
         id: &ContainerId,
         identity: &Identity,
+        record: &Record,
         image: &Image,
-    ) -> Result<()> {
+    ) -> Result<Held> {
         let staging = self.dir.join("staging").join(id.as_str());
-        let made = self.fill(id, &staging, identity, image);
+        let made = self.fill(id, &staging, identity, record, image);
         if made.is_err() {
             let _ = self.discard(&staging);
         }
@@ -325,12 +328,13 @@ impl Home {
         id: &ContainerId,
         staging: &Path,
         identity: &Identity,
+        record: &Record,
         image: &Image,
-    ) -> Result<()> {
+    ) -> Result<Held> {
         // One that goes when it ends does not survive the machine either.
         let durable = if identity.config.remove { Durable::Never } else { Durable::Yes };
         let attempt = || format!("make {}", staging.display());
-        let _mine = {
+        let mine = {
             let _names = self.lock_names()?;
             DirBuilder::new().mode(0o700).create(staging).context(attempt)?;
             // Held until it is in its place, so that nobody takes it for a dead process's.
@@ -341,7 +345,7 @@ impl Home {
             Durable::No | Durable::Never => self.store.pin_briefly(id.as_str(), image)?,
         }
         files::write_json(&staging.join("config.json"), identity, durable)?;
-        files::write_json(&staging.join("state.json"), &Record::new(&self.boot), durable)?;
+        files::write_json(&staging.join("state.json"), record, durable)?;
         volume::prepare(self, &identity.config, image, durable)?;
         let _names = self.lock_names()?;
         self.claim_name(&identity.name, id)?;
@@ -350,12 +354,10 @@ impl Home {
             self.release_name(&identity.name, id)?;
             return Err(err).context(|| format!("move the new container to {}", place.display()));
         }
-        match durable {
-            Durable::Yes => {
-                sync_dir(&self.dir.join("by-id")).and_then(|()| sync_dir(&self.dir.join("names")))
-            }
-            Durable::No | Durable::Never => Ok(()),
+        if durable == Durable::Yes {
+            sync_dir(&self.dir.join("by-id")).and_then(|()| sync_dir(&self.dir.join("names")))?;
         }
+        Ok(mine)
     }
 
     /// Takes away what has not come into being.

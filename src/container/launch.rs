@@ -16,21 +16,33 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::layers::{Rootfs, Stack};
 use crate::namespaces::{
-    Capabilities, Capability, Command, Device, Namespaces, Resource, Rlimit, Seccomp, Signal,
-    Stdio, Sysctl, TerminalSize, own_map,
+    Capabilities, Capability, Child, Command, Device, Namespaces, Resource, Rlimit, Seccomp,
+    Signal, Stdio, Sysctl, TerminalSize, own_map,
 };
 
 /// Everything that is needed to start a container.
 #[derive(Debug)]
 pub(super) struct Launch {
-    pub(super) command: Command,
-    pub(super) cgroup: Option<Cgroup>,
+    command: Command,
+    cgroup: Option<Cgroup>,
     /// Of one whose memory is limited.
+    oom: Option<OomWatch>,
+    config: Config,
+    rootfs: Rootfs,
+    log: Option<LogWriter>,
+    /// How it is asked whether it is well.
+    health: Option<(HealthCheck, Command)>,
+}
+
+/// The first process of a container, and what it takes to look after it.
+#[derive(Debug)]
+pub(super) struct Launched {
+    pub(super) child: Child,
+    pub(super) cgroup: Option<Cgroup>,
     pub(super) oom: Option<OomWatch>,
     pub(super) config: Config,
     pub(super) rootfs: Rootfs,
     pub(super) log: Option<LogWriter>,
-    /// How it is asked whether it is well.
     pub(super) health: Option<(HealthCheck, Command)>,
 }
 
@@ -84,6 +96,26 @@ impl Launch {
         };
         let (health, log) = (health(locked, &image)?, log(locked)?);
         Ok(Self { command, cgroup, oom, config: config.clone(), rootfs, log, health })
+    }
+
+    /// The process dies with the calling thread.
+    pub(super) fn spawn(mut self) -> Result<Launched> {
+        match self.command.spawn() {
+            Ok(child) => {
+                // What `command` holds of the root filesystem must go with the process.
+                let Self { command: _, cgroup, oom, config, rootfs, log, health } = self;
+                Ok(Launched { child, cgroup, oom, config, rootfs, log, health })
+            }
+            Err(err) => {
+                // It was made for this.
+                if let Some(cgroup) = self.cgroup {
+                    let paths = cgroup.paths();
+                    cgroup.delete()?;
+                    remove_cgroups_above(&paths);
+                }
+                Err(err)
+            }
+        }
     }
 
     pub(super) fn cgroup_paths(&self) -> Vec<PathBuf> {
@@ -152,6 +184,9 @@ pub(super) fn rootfs_as_it_is(locked: &Locked<'_>, image: &Image) -> Result<Root
 
 /// The image that a container was made of, whatever its name leads to now; without its names.
 pub(super) fn image_of(locked: &Locked<'_>) -> Result<Image> {
+    if let Some(image) = &locked.image {
+        return Ok(image.clone());
+    }
     locked
         .home()
         .store()

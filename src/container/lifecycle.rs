@@ -12,6 +12,7 @@ use super::locked::Locked;
 use super::monitor;
 use super::process::ProcessId;
 use super::state::{Identity, Phase};
+use super::supervisor::Supervisor;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::namespaces::{Signal, TerminalSize};
 use crate::sys;
@@ -68,7 +69,16 @@ impl Container {
 
     fn start_with(&self, terminal: TerminalSize, clients: Vec<OwnedFd>) -> Result<()> {
         let supervisor = self.home.supervisor()?;
-        let mut locked = self.lock_to_start()?;
+        self.start_locked(&supervisor, self.lock_to_start()?, terminal, clients)
+    }
+
+    pub(super) fn start_locked(
+        &self,
+        supervisor: &Supervisor,
+        mut locked: Locked<'_>,
+        terminal: TerminalSize,
+        clients: Vec<OwnedFd>,
+    ) -> Result<()> {
         if !clients.is_empty() {
             locked.tell("attach", &[]);
         }

@@ -9,11 +9,13 @@ use super::files::{self, Durable, Held};
 use super::home::Home;
 use super::id::ContainerId;
 use super::launch::{self, Launch};
+use super::new_container::Made;
 use super::process::ProcessId;
 use super::remove;
 use super::state::{Exit, Identity, Phase, Record};
 use crate::cgroups::Cgroup;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::image::Image;
 use crate::namespaces::TerminalSize;
 use crate::sys;
 
@@ -25,6 +27,8 @@ pub(super) struct Locked<'a> {
     pub(super) id: &'a ContainerId,
     pub(super) identity: Identity,
     pub(super) record: Record,
+    /// If it is known already.
+    pub(super) image: Option<Image>,
     _lock: Held,
 }
 
@@ -49,9 +53,15 @@ impl<'a> Locked<'a> {
         // Moved away, perhaps, while this waited.
         let identity = home.identity(id)?;
         let record = home.record(id)?;
-        let mut locked = Self { home, id, identity, record, _lock: lock };
+        let mut locked = Self { home, id, identity, record, image: None, _lock: lock };
         locked.settle()?;
         Ok(locked)
+    }
+
+    /// Of one that nobody else knows of yet.
+    pub(super) fn of_new(home: &'a Arc<Home>, id: &'a ContainerId, made: Made) -> Self {
+        let Made { lock, identity, record, image } = made;
+        Self { home, id, identity, record, image: Some(image), _lock: lock }
     }
 
     pub(super) fn home(&self) -> &'a Arc<Home> {
@@ -82,13 +92,17 @@ impl<'a> Locked<'a> {
     ) -> Result<()> {
         let again = self.record.phase != Phase::Created;
         // Before there is anything: whoever finds this process dead looks there for what is left.
-        self.record.supervisor = Some(supervisor);
-        self.record.cgroup = launch::cgroup_places(self.id);
-        let started =
-            self.save().and_then(|()| Launch::prepare(self, terminal)).and_then(|launch| {
-                self.record.cgroup = launch.cgroup_paths();
-                spawn(launch)
-            });
+        let noted = match self.record.is_to_be_started_by(supervisor) {
+            true => Ok(()),
+            false => {
+                self.record.set_starter(supervisor, self.id);
+                self.save()
+            }
+        };
+        let started = noted.and_then(|()| Launch::prepare(self, terminal)).and_then(|launch| {
+            self.record.cgroup = launch.cgroup_paths();
+            spawn(launch)
+        });
         match started {
             Ok(process) => {
                 self.record.started(process, supervisor);

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::config::Config;
 use super::health::{Health, HealthCheck};
+use super::id::ContainerId;
+use super::launch;
 use super::process::ProcessId;
 use crate::namespaces::ExitStatus;
 
@@ -197,6 +199,17 @@ impl Record {
             out_of_memory: self.out_of_memory,
             health: None,
         }
+    }
+
+    /// Notes who is to start it, and where its processes will be.
+    pub(super) fn set_starter(&mut self, supervisor: ProcessId, id: &ContainerId) {
+        self.supervisor = Some(supervisor);
+        self.cgroup = launch::cgroup_places(id);
+    }
+
+    /// Whether it has not been started yet and that is noted.
+    pub(super) fn is_to_be_started_by(&self, supervisor: ProcessId) -> bool {
+        self.phase == Phase::Created && self.supervisor == Some(supervisor)
     }
 
     /// Notes that it runs.

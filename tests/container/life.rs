@@ -257,6 +257,36 @@ fn what_it_has_written_becomes_an_image_whoever_runs_it() {
 }
 
 #[test]
+fn one_that_was_just_made_is_its_makers_until_it_is_started() {
+    let scene = require!(scene("container-made"));
+    let builder = scene.engine.container("box").command(["sleep", "600"]);
+    let made = builder.clone().make().unwrap();
+    let container = made.container().clone();
+    assert_eq!(container.status().unwrap().phase, Phase::Created);
+    std::thread::scope(|scope| {
+        let other = container.clone();
+        let removed = scope.spawn(move || other.remove());
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!removed.is_finished());
+        let (started, attachment) = made.start_attached(TerminalSize::default()).unwrap();
+        assert_eq!(removed.join().unwrap().unwrap_err().kind(), ErrorKind::InvalidState);
+        started.kill(Signal::KILL).unwrap();
+        while attachment.read().unwrap() != Output::Ended {}
+    });
+    container.remove().unwrap();
+
+    // Whoever does not start it lets others do so.
+    let container = builder.clone().make().unwrap().container().clone();
+    container.start().unwrap();
+    container.remove_forced().unwrap();
+
+    let made = builder.command(["nothing"]).make().unwrap();
+    let container = made.container().clone();
+    assert_eq!(made.start().unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(container.status().unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
 fn the_end_of_a_container_that_is_gone_is_known_to_who_started_it() {
     let scene = require!(scene("container-gone"));
     for code in 0..20_i32 {

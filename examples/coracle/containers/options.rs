@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use coracle::Engine;
-use coracle::container::{Config, Container};
+use coracle::container::{Config, Container, ContainerBuilder, NewContainer};
 use coracle::image::{Platform, Reference};
 
 use super::health::Checks;
@@ -70,6 +70,27 @@ impl Options {
         registries: &Registries,
         change: impl FnOnce(&mut Config),
     ) -> Result<Container> {
+        self.made(root, registries, change, |builder| builder.create(), |made| made)
+    }
+
+    /// [`create`](Self::create), to be started at once.
+    pub fn make(
+        self,
+        root: &Root,
+        registries: &Registries,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<NewContainer> {
+        self.made(root, registries, change, |builder| builder.make(), NewContainer::container)
+    }
+
+    fn made<T>(
+        self,
+        root: &Root,
+        registries: &Registries,
+        change: impl FnOnce(&mut Config),
+        make: impl FnOnce(ContainerBuilder) -> coracle::Result<T>,
+        container: impl FnOnce(&T) -> &Container,
+    ) -> Result<T> {
         let (image, command) = self.words.split_first().ok_or_else(|| Failure::new("no image"))?;
         let engine = self.engine(image, root, registries)?;
         let mut config = Config::default();
@@ -86,14 +107,14 @@ impl Options {
         if let Some(name) = self.name {
             builder = builder.name(name);
         }
-        let Some(path) = &self.cidfile else { return Ok(builder.create()?) };
+        let Some(path) = &self.cidfile else { return Ok(make(builder)?) };
         let mut file = OpenOptions::new().write(true).create_new(true).open(path);
         let file = file.as_mut().map_err(|err| cidfile(path, err))?;
-        let made = builder.create().map_err(Failure::from);
-        let written = made.and_then(|container| {
-            file.write_all(container.id().as_str().as_bytes())
+        let made = make(builder).map_err(Failure::from);
+        let written = made.and_then(|made| {
+            file.write_all(container(&made).id().as_str().as_bytes())
                 .map_err(|err| cidfile(path, &err))
-                .map(|()| container)
+                .map(|()| made)
         });
         if written.is_err() {
             let _ = std::fs::remove_file(path);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coracle::container::Container;
+use coracle::container::{Config, Container};
 use coracle::namespaces::ExitStatus;
 
 use super::keys::Keys;
@@ -92,9 +92,9 @@ impl RunArgs {
         if tty && stdin {
             terminal::must_be_input()?;
         }
-        let container =
-            self.options.create(root, registries, |config| config.stdin_once = stdin)?;
+        let change = |config: &mut Config| config.stdin_once = stdin;
         if self.detach {
+            let container = self.options.create(root, registries, change)?;
             start(&container, remove, Container::start_detached)?;
             out.line(container.id().as_str())?;
             return Ok(0);
@@ -106,13 +106,24 @@ impl RunArgs {
             tty,
             keys: self.detach_keys,
         };
-        let signals = Caught::new(tty, self.sig_proxy.then(|| container.clone()))?;
         let size = terminal::size();
+        let catch =
+            |container: &Container| Caught::new(tty, self.sig_proxy.then(|| container.clone()));
         // It cannot be left, and is to leave nothing: it needs nobody else to look after it.
         let ours = remove && !(tty && stdin);
-        let begin =
-            if ours { Container::start_attached } else { Container::start_detached_attached };
-        let attachment = Arc::new(start(&container, remove, |it| begin(it, size))?);
+        let (container, attachment, signals) = if ours {
+            let made = self.options.make(root, registries, change)?;
+            let signals = catch(made.container())?;
+            let (container, attachment) = made.start_attached(size).map_err(failed_to_start)?;
+            (container, attachment, signals)
+        } else {
+            let container = self.options.create(root, registries, change)?;
+            let signals = catch(&container)?;
+            let begin = |it: &Container| it.start_detached_attached(size);
+            let attachment = start(&container, remove, begin)?;
+            (container, attachment, signals)
+        };
+        let attachment = Arc::new(attachment);
         if relay.run(attachment.clone(), signals)? == End::Detached {
             return Ok(0);
         }
@@ -144,9 +155,13 @@ fn start<T>(
         if remove {
             let _ = container.clone().remove_forced();
         }
-        let status = unstarted(&err);
-        Failure::from(err).exiting_with_at_least(status)
+        failed_to_start(err)
     })
+}
+
+fn failed_to_start(err: coracle::Error) -> Failure {
+    let status = unstarted(&err);
+    Failure::from(err).exiting_with_at_least(status)
 }
 
 impl CreateArgs {

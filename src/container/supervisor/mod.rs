@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::unistd::{getpid, gettid};
 
 use self::door::Door;
 pub(super) use self::door::knock;
@@ -33,7 +34,7 @@ use super::container::Container;
 use super::files::{self, Held};
 use super::home::Home;
 use super::id::ContainerId;
-use super::launch::Launch;
+use super::launch::{Launch, Launched};
 use super::process::ProcessId;
 use super::wait::Alert;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -95,9 +96,17 @@ pub(super) enum When {
 #[derive(Debug)]
 struct Start {
     container: Container,
-    launch: Launch,
+    first: First,
     clients: Vec<OwnedFd>,
     reply: SyncSender<Result<ProcessId>>,
+}
+
+/// The first process of a container.
+#[derive(Debug)]
+enum First {
+    /// For the thread to spawn.
+    Prepared(Box<Launch>),
+    Spawned(Box<Launched>),
 }
 
 impl Supervisor {
@@ -136,6 +145,9 @@ impl Supervisor {
     }
 
     /// Starts a container. Returns its first process.
+    ///
+    /// The kernel kills that when the thread ends which has spawned it. The first thread of a process ends with that, so
+    /// it need not wait until this one awakes.
     pub(super) fn launch(
         &self,
         container: &Container,
@@ -144,7 +156,11 @@ impl Supervisor {
     ) -> Result<ProcessId> {
         let (reply, answer) = sync_channel(1);
         let container = container.clone();
-        self.order(Order::Start(Box::new(Start { container, launch, clients, reply })))?;
+        let first = match gettid() == getpid() {
+            true => First::Spawned(Box::new(launch.spawn()?)),
+            false => First::Prepared(Box::new(launch)),
+        };
+        self.order(Order::Start(Box::new(Start { container, first, clients, reply })))?;
         answer.recv().unwrap_or_else(|_| Err(gone()))
     }
 

@@ -12,7 +12,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use super::super::attach::{LIMITS, REQUEST};
 use super::super::container::Container;
 use super::super::id::ContainerId;
-use super::super::launch::{self, Launch};
+use super::super::launch::Launched;
 use super::super::locked::Locked;
 use super::super::process::ProcessId;
 use super::super::remove;
@@ -26,7 +26,7 @@ use super::poller::{DOOR, Poller, Token, WAKE};
 use super::scratch::Scratch;
 use super::task::{Slot, Task};
 use super::visitors::{self, Visitors};
-use super::{Order, Start, Supervisor, When};
+use super::{First, Order, Start, Supervisor, When};
 use crate::cgroups::Cgroup;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::namespaces::{Seccomp, TerminalSize};
@@ -189,8 +189,13 @@ impl Supervision {
             match order {
                 Order::Quit => return false,
                 Order::Start(start) => {
-                    let Start { container, launch, clients, reply } = *start;
-                    let started = self.start(&container, launch, clients);
+                    let Start { container, first, clients, reply } = *start;
+                    let launched = match first {
+                        First::Prepared(launch) => launch.spawn(),
+                        First::Spawned(launched) => Ok(*launched),
+                    };
+                    let started =
+                        launched.and_then(|it| self.look_after_new(&container, it, clients));
                     // Whoever asked may own the last handle: let him be the last.
                     drop(container);
                     let _ = reply.send(started);
@@ -231,27 +236,13 @@ impl Supervision {
         });
     }
 
-    fn start(
+    fn look_after_new(
         &mut self,
         container: &Container,
-        launch: Launch,
+        launched: Launched,
         clients: Vec<OwnedFd>,
     ) -> Result<ProcessId> {
-        let Launch { mut command, cgroup, oom, config, rootfs, log, health } = launch;
-        let child = match command.spawn() {
-            Err(err) => {
-                // It was made for this.
-                if let Some(cgroup) = cgroup {
-                    let paths = cgroup.paths();
-                    cgroup.delete()?;
-                    launch::remove_cgroups_above(&paths);
-                }
-                return Err(err);
-            }
-            Ok(child) => child,
-        };
-        // What it holds of the root filesystem must go with the process.
-        drop(command);
+        let Launched { child, cgroup, oom, config, rootfs, log, health } = launched;
         let process = ProcessId::of(child.id().cast_signed())?;
         self.next = self.next.wrapping_add(1).max(1);
         let number = self.next;
@@ -423,7 +414,9 @@ impl Supervision {
         clients: Vec<OwnedFd>,
     ) -> Result<()> {
         let identity = self.supervisor.identity;
-        locked.start(identity, terminal, |launch| self.start(container, launch, clients))
+        locked.start(identity, terminal, |launch| {
+            self.look_after_new(container, launch.spawn()?, clients)
+        })
     }
 
     /// Has a client take the rest of what was written by a container that has ended.
