@@ -1,12 +1,11 @@
 //! The directory that containers are kept in, shared by all processes that use it.
 
-use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::container::Container;
@@ -17,11 +16,11 @@ use super::id::{ContainerId, is_hex};
 use super::locked::Locked;
 use super::process::ProcessId;
 use super::remove;
+use super::roster::Roster;
 use super::running::Running;
 use super::state::{Identity, Record, VERSION};
 use super::supervisor::Supervisor;
 use super::volume;
-use super::wait::Alert;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::{Image, Store, boot_id, sync_dir};
 use crate::sys;
@@ -39,12 +38,7 @@ pub(crate) struct Home {
     store: Store,
     dir: PathBuf,
     boot: String,
-    /// Those that this process has started.
-    running: Mutex<HashMap<ContainerId, Arc<Running>>>,
-    /// One of those has ended.
-    ended: Condvar,
-    /// Tasks that wait for that.
-    alerts: Mutex<HashMap<ContainerId, Vec<Weak<Alert>>>>,
+    roster: Arc<Roster>,
     supervisor: Mutex<Option<Arc<Supervisor>>>,
     journal: Arc<Journal>,
 }
@@ -76,9 +70,7 @@ impl Home {
         let home = Arc::new(Self {
             store: store.observed_by(journal.clone()),
             boot,
-            running: Mutex::default(),
-            ended: Condvar::new(),
-            alerts: Mutex::default(),
+            roster: Arc::default(),
             supervisor: Mutex::default(),
             journal,
             dir,
@@ -128,44 +120,14 @@ impl Home {
         own.as_ref().is_some_and(|own| own.identity == supervisor) || supervisor.is_alive()
     }
 
-    pub(super) fn running(&self) -> MutexGuard<'_, HashMap<ContainerId, Arc<Running>>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What this process runs.
+    pub(super) fn roster(&self) -> &Arc<Roster> {
+        &self.roster
     }
 
     /// The container as this process runs it.
     pub(super) fn running_here(&self, id: &ContainerId) -> Option<Arc<Running>> {
-        self.running().get(id).cloned()
-    }
-
-    /// Tells those who wait that a container has ended, and that this is written down.
-    pub(super) fn has_ended(&self, id: &ContainerId) {
-        self.running().remove(id);
-        self.ended.notify_all();
-        let mut alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
-        // It may be started anew, and who waits goes on doing so.
-        let waiting = alerts.get(id).cloned().unwrap_or_default();
-        alerts.retain(|_, alerts| {
-            alerts.retain(|alert| alert.strong_count() > 0);
-            !alerts.is_empty()
-        });
-        drop(alerts);
-        waiting.iter().filter_map(Weak::upgrade).for_each(|alert| alert.wake());
-    }
-
-    /// Has a task woken whenever the container has ended that this process looks after.
-    pub(super) fn alert_at_end(&self, id: &ContainerId, alert: &Arc<Alert>) {
-        let mut alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
-        let alerts = alerts.entry(id.clone()).or_default();
-        alerts.retain(|alert| alert.strong_count() > 0);
-        alerts.push(Arc::downgrade(alert));
-    }
-
-    /// Waits on the table of the running until `done`, or for a moment.
-    pub(super) fn wait_for_end(&self, id: &ContainerId, patience: Duration) {
-        let running = self.running();
-        if running.contains_key(id) {
-            let _ = self.ended.wait_timeout(running, patience);
-        }
+        self.roster.get(id)
     }
 
     /// Waits, within reason, until nothing is left of a container that another thread or process removes.
@@ -427,6 +389,15 @@ impl Home {
                 gone(fs::remove_file(&path)).context(|| format!("remove {}", path.display()))?;
             }
             drop(lock);
+        }
+        // Of one that was killed while it took away both.
+        for socket in entries(&self.dir.join("sockets"))? {
+            let name = socket.file_name().unwrap_or_default();
+            let process = name.to_str().and_then(ProcessId::named);
+            if !dir.join(name).exists() && !process.is_some_and(ProcessId::is_alive) {
+                gone(fs::remove_file(&socket))
+                    .context(|| format!("remove {}", socket.display()))?;
+            }
         }
         if anybody_died {
             self.unpin_for_nobody()?;

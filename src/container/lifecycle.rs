@@ -127,7 +127,7 @@ impl Container {
                 return Err(Error::new(ErrorKind::TimedOut, message));
             }
             drop(locked);
-            self.home.wait_for_end(&self.id, Duration::from_millis(2));
+            self.home.roster().wait_for_end(&self.id, Duration::from_millis(2));
         }
     }
 

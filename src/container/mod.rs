@@ -27,6 +27,7 @@ mod new_container;
 mod process;
 mod prune;
 mod remove;
+mod roster;
 mod running;
 mod seccomp;
 mod state;

@@ -72,7 +72,9 @@ impl Container {
             }
             let patience = left.unwrap_or(REFRESH).min(REFRESH);
             match prospect {
-                Prospect::Ended(_) | Prospect::Here => self.home.wait_for_end(&self.id, patience),
+                Prospect::Ended(_) | Prospect::Here => {
+                    self.home.roster().wait_for_end(&self.id, patience)
+                }
                 Prospect::Elsewhere(pidfd) => {
                     sys::wait::poll(&pidfd, Some(patience)).context(|| "wait for its end")?;
                 }
@@ -106,7 +108,7 @@ impl Exited {
         let container = self.end.container.clone();
         // Before it looks: what comes in between wakes it.
         if self.alert.serve(context.waker()) {
-            container.home.alert_at_end(&container.id, &self.alert);
+            container.home.roster().alert_at_end(&container.id, &self.alert);
         }
         let when = match self.end.look()? {
             Prospect::Ended(status) => return Poll::Ready(Ok(status)),

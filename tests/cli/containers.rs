@@ -73,6 +73,11 @@ fn a_command_runs_on_an_image_and_its_end_is_told() {
     fails(&store, &["run", "--rm", "--entrypoint", "", "busybox:1"], 125, &["no command is given"]);
     fails(&store, &["run", "--rm", "--colour", "busybox:1"], 125, &["--colour"]);
     assert_eq!(lines(&store, &["ps", "-aq"]), [""; 0]);
+    for name in ["supervisors", "sockets"] {
+        let left: Vec<_> =
+            fs::read_dir(store.path().join("containers").join(name)).unwrap().flatten().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
     sound(&store);
     fixture::tidy(&store);
 }

@@ -72,7 +72,6 @@ impl Alarm {
 }
 
 pub(in crate::container) struct Supervision {
-    supervisor: Arc<Supervisor>,
     pub(super) poller: Arc<Poller>,
     pub(super) tasks: HashMap<u32, Task>,
     visitors: Visitors,
@@ -80,6 +79,8 @@ pub(in crate::container) struct Supervision {
     next: u32,
     next_alarm: u64,
     pub(super) scratch: Scratch,
+    /// Goes last: by its mark others find what else is left of a process.
+    supervisor: Arc<Supervisor>,
 }
 
 impl Supervision {
@@ -87,7 +88,6 @@ impl Supervision {
         let poller = supervisor.poller.clone();
         poller.add(supervisor.wake.as_fd(), EpollFlags::EPOLLIN, WAKE)?;
         Ok(Self {
-            supervisor,
             visitors: Visitors::new(door, &poller)?,
             poller,
             tasks: HashMap::new(),
@@ -95,6 +95,7 @@ impl Supervision {
             next: 0,
             next_alarm: 0,
             scratch: Scratch::new(),
+            supervisor,
         })
     }
 
@@ -256,7 +257,7 @@ impl Supervision {
             task.add_client(client, &self.poller)?;
         }
         task.watch(&self.poller)?;
-        container.home().running().insert(container.id().clone(), task.running.clone());
+        container.home().roster().add(container.id(), &task.running);
         self.tasks.insert(number, task);
         self.begin_probing(number);
         Ok(process)
@@ -310,7 +311,7 @@ impl Supervision {
             other => other,
         };
         match locked {
-            Ok(None) => self.alarm(RETRY, Alarm::Record(number, exit)),
+            Ok(None) => return self.alarm(RETRY, Alarm::Record(number, exit)),
             Ok(Some(mut locked)) => {
                 let running = task.running.clone();
                 if running.oom_kills() > task.memory.told {
@@ -336,7 +337,8 @@ impl Supervision {
                     false => locked.save(),
                 };
                 // Under the lock: whoever takes it next finds nothing of it running.
-                container.home().has_ended(container.id());
+                container.home().roster().remove(container.id());
+                drop(locked);
             }
             // Its directory was taken away from under it.
             Err(_) => {
@@ -344,9 +346,13 @@ impl Supervision {
                     let _ = task.running.exit.set(exit);
                     task.running.end();
                 }
-                container.home().has_ended(container.id());
+                container.home().roster().remove(container.id());
             }
         }
+        let (roster, id) = (container.home().roster().clone(), container.id().clone());
+        // Who waits may have the last handle then, and end this thread in good order.
+        drop(container);
+        roster.tell_end(&id);
     }
 
     /// Writes down an end that had to wait for the lock.
