@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::aside::CgroupAside;
 use super::config::{Config, LogConfig, LogDriver, MountSource};
 use super::etc;
 use super::health::HealthCheck;
@@ -11,6 +12,7 @@ use super::locked::Locked;
 use super::logs::{Format, LogWriter, Rotation};
 use super::mounts;
 use super::seccomp::SeccompProfile;
+use super::supervisor::Supervisor;
 use crate::cgroups::{Cgroup, DeviceAccess, DeviceKind, DeviceRules, Limits, OomWatch};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::Image;
@@ -47,9 +49,14 @@ pub(super) struct Launched {
 }
 
 impl Launch {
-    /// Prepares the root filesystem, the cgroup and the command.
-    pub(super) fn prepare(locked: &Locked<'_>, terminal: TerminalSize) -> Result<Self> {
+    /// Prepares the root filesystem, the cgroup and the command, with the help of another thread if there is one.
+    pub(super) fn prepare(
+        locked: &Locked<'_>,
+        terminal: TerminalSize,
+        helper: Option<&Supervisor>,
+    ) -> Result<Self> {
         let config = &locked.identity.config;
+        let aside = helper.and_then(|helper| CgroupAside::begin(helper, config, locked.id));
         let image = image_of(locked)?;
         let rootfs = rootfs(locked, &image)?;
         let words = words(config, &image)?;
@@ -85,7 +92,8 @@ impl Launch {
         for device in &config.devices {
             command.device(parse_device(device)?.0);
         }
-        let cgroup = cgroup(locked)?;
+        let made = aside.and_then(CgroupAside::take);
+        let cgroup = made.unwrap_or_else(|| cgroup(config, locked.id))?;
         if let Some(cgroup) = &cgroup {
             command.cgroup(cgroup);
         }
@@ -477,15 +485,14 @@ pub(super) fn remove_cgroups_above(paths: &[PathBuf]) {
 }
 
 /// Where its limits hold and its use is counted. Who may make none, and asks for no limits, does without.
-fn cgroup(locked: &Locked<'_>) -> Result<Option<Cgroup>> {
-    let config = &locked.identity.config;
+pub(super) fn cgroup(config: &Config, id: &ContainerId) -> Result<Option<Cgroup>> {
     let mut limits = config.resources.limits();
     let needed = limits != Limits::new();
     let root = nix::unistd::geteuid().is_root();
     if let Some(rules) = device_rules(config)?.filter(|_| root) {
         limits = limits.devices(rules);
     }
-    let name = cgroup_name(locked.id);
+    let name = cgroup_name(id);
     let made = match root {
         true => Cgroup::create_at(name, &limits.accounting()),
         false => Cgroup::create(name, &limits),

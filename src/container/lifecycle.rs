@@ -12,7 +12,7 @@ use super::locked::Locked;
 use super::monitor;
 use super::process::ProcessId;
 use super::state::{Identity, Phase};
-use super::supervisor::Supervisor;
+use super::supervisor::{self, Supervisor};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::namespaces::{Signal, TerminalSize};
 use crate::sys;
@@ -82,7 +82,8 @@ impl Container {
         if !clients.is_empty() {
             locked.tell("attach", &[]);
         }
-        let started = locked.start(supervisor.identity, terminal, |launch| {
+        let helper = supervisor::on_first_thread().then_some(supervisor);
+        let started = locked.start(supervisor.identity, terminal, helper, |launch| {
             supervisor.launch(self, launch, clients)
         });
         // It cannot be gone yet: its end is written down under the lock.

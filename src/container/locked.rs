@@ -13,6 +13,7 @@ use super::new_container::Made;
 use super::process::ProcessId;
 use super::remove;
 use super::state::{Exit, Identity, Phase, Record};
+use super::supervisor::Supervisor;
 use crate::cgroups::Cgroup;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::image::Image;
@@ -88,6 +89,7 @@ impl<'a> Locked<'a> {
         &mut self,
         supervisor: ProcessId,
         terminal: TerminalSize,
+        helper: Option<&Supervisor>,
         spawn: impl FnOnce(Launch) -> Result<ProcessId>,
     ) -> Result<()> {
         let again = self.record.phase != Phase::Created;
@@ -99,7 +101,8 @@ impl<'a> Locked<'a> {
                 self.save()
             }
         };
-        let started = noted.and_then(|()| Launch::prepare(self, terminal)).and_then(|launch| {
+        let prepared = noted.and_then(|()| Launch::prepare(self, terminal, helper));
+        let started = prepared.and_then(|launch| {
             self.record.cgroup = launch.cgroup_paths();
             spawn(launch)
         });

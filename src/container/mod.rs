@@ -1,5 +1,6 @@
 //! Containers: processes on an image that have a name, a life and a state that outlasts the host process.
 
+mod aside;
 mod attach;
 mod builder;
 mod commit;

@@ -73,7 +73,7 @@ impl Container {
             let patience = left.unwrap_or(REFRESH).min(REFRESH);
             match prospect {
                 Prospect::Ended(_) | Prospect::Here => {
-                    self.home.roster().wait_for_end(&self.id, patience)
+                    self.home.roster().wait_for_end(&self.id, patience);
                 }
                 Prospect::Elsewhere(pidfd) => {
                     sys::wait::poll(&pidfd, Some(patience)).context(|| "wait for its end")?;

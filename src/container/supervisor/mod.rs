@@ -12,6 +12,7 @@ mod task;
 mod visitors;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -59,6 +60,8 @@ pub(super) struct Supervisor {
 #[derive(Debug)]
 enum Order {
     Start(Box<Start>),
+    /// Does something meanwhile for who is to start a container.
+    Work(Job),
     /// Hands it a client of a container.
     Attach {
         id: ContainerId,
@@ -146,8 +149,8 @@ impl Supervisor {
 
     /// Starts a container. Returns its first process.
     ///
-    /// The kernel kills that when the thread ends which has spawned it. The first thread of a process ends with that, so
-    /// it need not wait until this one awakes.
+    /// The kernel kills that when the thread ends which has spawned it. The first thread of a process spawns it itself, and
+    /// need not wait until this one awakes.
     pub(super) fn launch(
         &self,
         container: &Container,
@@ -156,12 +159,17 @@ impl Supervisor {
     ) -> Result<ProcessId> {
         let (reply, answer) = sync_channel(1);
         let container = container.clone();
-        let first = match gettid() == getpid() {
+        let first = match on_first_thread() {
             true => First::Spawned(Box::new(launch.spawn()?)),
             false => First::Prepared(Box::new(launch)),
         };
         self.order(Order::Start(Box::new(Start { container, first, clients, reply })))?;
         answer.recv().unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Does something in this thread.
+    pub(super) fn work(&self, job: Job) -> Result<()> {
+        self.order(Order::Work(job))
     }
 
     /// Attaches a client to a container that this thread looks after.
@@ -222,6 +230,32 @@ impl Supervisor {
 impl Drop for Supervisor {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.mark);
+    }
+}
+
+/// Whether the caller is the first thread of the process: one that lasts as long as that. What it starts, it can start itself,
+/// and leave to the thread of the supervisor what can be done meanwhile; of others there may be many at once, and that
+/// thread has enough to do.
+pub(super) fn on_first_thread() -> bool {
+    gettid() == getpid()
+}
+
+/// Something to be done in another thread.
+pub(super) struct Job(Box<dyn FnOnce() + Send>);
+
+impl Job {
+    pub(super) fn new(job: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(job))
+    }
+
+    fn run(self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Job")
     }
 }
 

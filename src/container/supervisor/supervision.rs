@@ -189,6 +189,7 @@ impl Supervision {
         while let Some(order) = self.supervisor.next_order() {
             match order {
                 Order::Quit => return false,
+                Order::Work(job) => job.run(),
                 Order::Start(start) => {
                     let Start { container, first, clients, reply } = *start;
                     let launched = match first {
@@ -420,7 +421,7 @@ impl Supervision {
         clients: Vec<OwnedFd>,
     ) -> Result<()> {
         let identity = self.supervisor.identity;
-        locked.start(identity, terminal, |launch| {
+        locked.start(identity, terminal, None, |launch| {
             self.look_after_new(container, launch.spawn()?, clients)
         })
     }
