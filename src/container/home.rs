@@ -28,7 +28,7 @@ use crate::sys;
 /// The containers of one root directory:
 ///
 /// - `containers/by-id/ID/`, locked by who works with it: `config.json`, `state.json`, what it has written, its log;
-/// - `containers/names/NAME`: a symbolic link to the id;
+/// - `containers/names/NAME`: a symbolic link to the id, in [letters](ContainerId::link_target);
 /// - `containers/staging`, `trash`: what is being made or removed;
 /// - `containers/mount-points`: a layer that all stand on, see [`etc`](super::etc);
 /// - `containers/supervisors`: a locked file for each process that has started containers;
