@@ -23,7 +23,8 @@ use crate::namespaces::TerminalSize;
 #[must_use = "`start` it"]
 pub struct NewContainer {
     container: Container,
-    made: Made,
+    /// Until it is started.
+    made: Option<Made>,
 }
 
 /// What is known of a container that was just made.
@@ -37,7 +38,7 @@ pub(super) struct Made {
 
 impl NewContainer {
     pub(super) fn new(home: Arc<Home>, id: ContainerId, made: Made) -> Self {
-        Self { container: Container::new(home, id), made }
+        Self { container: Container::new(home, id), made: Some(made) }
     }
 
     /// A handle on it. What changes it waits until it is started.
@@ -66,10 +67,13 @@ impl NewContainer {
         Ok((self.start_with(terminal, Some(theirs))?, ours))
     }
 
-    fn start_with(self, terminal: TerminalSize, client: Option<OwnedFd>) -> Result<Container> {
-        let Self { container, made } = self;
+    fn start_with(mut self, terminal: TerminalSize, client: Option<OwnedFd>) -> Result<Container> {
+        let (container, made) = (self.container.clone(), self.made.take());
         let started = container.home().supervisor().and_then(|supervisor| {
-            let locked = Locked::of_new(container.home(), container.id(), made);
+            let locked = match made {
+                Some(made) => Locked::of_new(container.home(), container.id(), made),
+                None => container.lock_to_start()?,
+            };
             container.start_locked(&supervisor, locked, terminal, client.into_iter().collect())
         });
         match started.context(|| container.says("start")) {
@@ -79,5 +83,15 @@ impl NewContainer {
                 Err(err)
             }
         }
+    }
+}
+
+impl Drop for NewContainer {
+    fn drop(&mut self) {
+        let Some(mut made) = self.made.take() else { return };
+        let (home, id) = (self.container.home(), self.container.id());
+        made.record = Record::new(home.boot());
+        // What else it says is put right by who starts it, or when this process has ended.
+        let _ = Locked::of_new(home, id, made).save();
     }
 }

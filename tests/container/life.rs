@@ -276,7 +276,13 @@ fn one_that_was_just_made_is_its_makers_until_it_is_started() {
     container.remove().unwrap();
 
     // Whoever does not start it lets others do so.
-    let container = builder.clone().make().unwrap().container().clone();
+    let made = builder.clone().make().unwrap();
+    let container = made.container().clone();
+    let state = scene.dir.join("root/containers/by-id").join(container.id().as_str());
+    let state = || std::fs::read_to_string(state.join("state.json")).unwrap();
+    assert!(!state().contains("\"supervisor\":null"), "{}", state());
+    drop(made);
+    assert!(state().contains("\"supervisor\":null"), "{}", state());
     container.start().unwrap();
     container.remove_forced().unwrap();
 
