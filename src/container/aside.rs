@@ -36,7 +36,7 @@ impl CgroupAside {
 
 impl Drop for CgroupAside {
     fn drop(&mut self) {
-        // Ended, if it has been taken.
+        // After `take` nothing comes any more.
         if let Ok(Ok(Some(cgroup))) = self.0.recv() {
             let paths = cgroup.paths();
             drop(cgroup);

@@ -207,7 +207,7 @@ impl Record {
         self.cgroup = launch::cgroup_places(id);
     }
 
-    /// Whether it has not been started yet and that is noted.
+    /// Whether [that](Self::set_starter) is noted, and it has not been started yet.
     pub(super) fn is_to_be_started_by(&self, supervisor: ProcessId) -> bool {
         self.phase == Phase::Created && self.supervisor == Some(supervisor)
     }

@@ -43,7 +43,8 @@ impl LogWriter {
     /// much it was.
     ///
     /// # Errors
-    /// `ResourceExhausted` on a full disk, `NotFound` where the log cannot be made, and whatever else a write and a rotation may fail with.
+    /// `ResourceExhausted` on a full disk, `NotFound` where the log cannot be made, and whatever else a write and a rotation
+    /// may fail with.
     pub fn write(
         &mut self,
         batch: &mut Batch,
