@@ -164,6 +164,14 @@ impl Error {
         self.0.kind
     }
 
+    /// Whether it tells of what was opened that it is not there, or is something else than belongs there, rather than
+    /// that it could not be looked at.
+    #[cfg_attr(not(feature = "image"), allow(dead_code, reason = "for images"))]
+    pub(crate) fn says_missing(&self) -> bool {
+        use ErrorKind::{InvalidInput, NotFound, SafetyViolation};
+        matches!(self.kind(), NotFound | InvalidInput | SafetyViolation)
+    }
+
     /// What to do about it, where this is a known trap.
     pub fn hint(&self) -> Option<&str> {
         self.chain().find_map(|e| e.0.hint.as_deref())

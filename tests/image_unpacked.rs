@@ -14,12 +14,16 @@ use std::fs::{self, File, Permissions};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Barrier;
+use std::time::Duration;
 
 use coracle::ErrorKind;
 use coracle::image::spec::{ImageManifestBuilder, MediaType};
 use coracle::image::{Image, Store, Usage, Verified};
 use coracle::layers::{ArchiveLimits, Compression, Driver, LayerStore};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 use tar::EntryType;
 
@@ -623,4 +627,79 @@ fn an_image_with_devices_runs_for_those_who_may_make_none() {
             }
         }
     });
+}
+
+#[test]
+fn many_that_unpack_a_layer_at_once_all_find_it_and_nobody_takes_it_away() {
+    each("unpacked-at-once", |store| {
+        for round in 0..10 {
+            let mut layers = layers();
+            layers[0].push(Entry::file("round", round.to_string()));
+            let image = add(store, &format!("round{round}"), &layers);
+            let start = Barrier::new(8);
+            let inodes: Vec<_> = std::thread::scope(|scope| {
+                let unpack = || {
+                    start.wait();
+                    unpack(&image);
+                    let inode = |at| place(store, &image, at).metadata().unwrap().ino();
+                    [inode(0), inode(1), inode(2)]
+                };
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(unpack)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(
+                inodes.iter().all(|it| *it == inodes[0]),
+                "one went and came again: {inodes:?}"
+            );
+        }
+        sound(store);
+    });
+}
+
+#[test]
+fn where_descriptors_are_short_no_layer_is_taken_for_damaged() {
+    const MARK: &str = "CORACLE_TEST_FEW_DESCRIPTORS";
+    if let Some(dir) = std::env::var_os(MARK) {
+        return with_few_descriptors(Path::new(&dir));
+    }
+    require!(common::stacks());
+    let dir = setup("unpacked-few-descriptors");
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "where_descriptors_are_short_no_layer_is_taken_for_damaged"])
+        .args(["--test-threads=1", "--nocapture"])
+        .env(MARK, &*dir)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}\n{complained}");
+}
+
+/// In a process of its own, as the limit is all threads'.
+fn with_few_descriptors(dir: &Path) {
+    let store = Store::open(dir.join("images")).unwrap();
+    let image = add(&store, "image", &layers());
+    unpack(&image);
+    let inodes = || (0..3).map(|at| place(&store, &image, at).metadata().unwrap().ino());
+    let before: Vec<_> = inodes().collect();
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let used = fs::read_dir("/proc/self/fd").unwrap().count() as u64 - 1;
+    setrlimit(Resource::RLIMIT_NOFILE, used + 10, hard).unwrap();
+    // Another thread has them now and then, so that what failed may work a moment later. It ends with the process.
+    std::thread::spawn(|| {
+        loop {
+            let taken: Vec<_> = (0..10).map_while(|_| File::open("/dev/null").ok()).collect();
+            std::thread::sleep(Duration::from_micros(20));
+            drop(taken);
+        }
+    });
+    let mut refused = 0;
+    for _ in 0..2000 {
+        if let Err(err) = image.rootfs() {
+            assert_eq!(err.kind(), ErrorKind::ResourceExhausted, "{err:?}");
+            refused += 1;
+        }
+        assert!(inodes().eq(before.iter().copied()), "a layer was taken away");
+    }
+    assert!(refused > 10, "{refused}");
 }

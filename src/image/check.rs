@@ -62,12 +62,8 @@ impl Spoiled {
     /// Takes the layer away, unless another has come in its place.
     pub(super) fn remove(&self) -> Result<bool> {
         let key = self.chain.0.hex();
-        match inode(&self.layers.path(&key)) {
-            Ok(inode) if inode == self.inode => self.layers.remove(&key),
-            Ok(_) => Ok(false),
-            Err(err) if err.kind() == ErrorKind::NotFound => Ok(false),
-            Err(err) => Err(err),
-        }
+        let is_it = || inode(&self.layers.path(&key)).is_ok_and(|inode| inode == self.inode);
+        self.layers.remove_if(&key, || Ok(is_it()))
     }
 }
 
@@ -118,7 +114,7 @@ impl<'a> LayerCheck<'a> {
 
     /// What is not will be unpacked anew before it is used.
     fn is_there(&self, chain: ChainId) -> bool {
-        is_whole(&self.layers, &chain.0.hex(), &self.boot)
+        is_whole(&self.layers, &chain.0.hex(), &self.boot).unwrap_or(false)
     }
 
     fn layer(&mut self, image: &Image, at: usize, chain: ChainId, below: &[String]) -> State {

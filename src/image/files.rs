@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use tempfile::NamedTempFile;
+
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Opens a regular file for reading, and nothing else: a link would lead out of the store, a fifo hang.
@@ -35,6 +37,16 @@ pub(super) fn read_past(file: File, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     file.take(limit + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// A new file, the caller's only, with a name that begins with `prefix`. It is gone when it is dropped.
+pub(crate) fn temporary(directory: &Path, prefix: &str) -> io::Result<NamedTempFile> {
+    // What tempfile opens by itself fails without the number that tells why.
+    let open = |path: &Path| {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600).open(path)
+    };
+    tempfile::Builder::new().prefix(prefix).rand_bytes(12).make_in(directory, open)
 }
 
 /// Replaces `path` by way of the new file `aside`: the old content or the new is there, whole, whatever happens.

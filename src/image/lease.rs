@@ -119,10 +119,7 @@ impl Store {
         let attempt = || format!("begin work on the image store {}", self.path().display());
         // Keeps the collector from taking the file for a dead process's before it is locked.
         let _lock = self.shared().context(attempt)?;
-        let made = tempfile::Builder::new()
-            .prefix(WORK)
-            .rand_bytes(12)
-            .tempfile_in(self.path().join(LEASES));
+        let made = files::temporary(&self.path().join(LEASES), WORK);
         let (file, path) = made.map_err(files::no_space).context(attempt)?.into_parts();
         let lease = try_lock(file.into()).context(attempt)?;
         let lease = lease

@@ -58,6 +58,8 @@ pub use changes::ConfigChanges;
 pub use commit::Commit;
 pub use config::Config;
 pub use digest::{ChainId, DiffId, Digest};
+#[cfg(feature = "registry")]
+pub(crate) use files::temporary;
 #[cfg(feature = "container")]
 pub(crate) use files::{read as read_file, sync_dir};
 pub use gc::Collected;

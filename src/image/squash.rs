@@ -179,8 +179,9 @@ impl Squash<'_> {
 
     /// The one layer would be without what those lack.
     fn nothing_left_out(&self, layers: &LayerStore, keys: &[&str]) -> Result<()> {
-        let records = keys.iter().filter_map(|key| Record::of(layers, key));
-        match records.map(|record| record.left_out).sum::<u64>() {
+        let left_out =
+            |key: &&str| Record::of(layers, key).map(|it| it.map_or(0, |it| it.left_out));
+        match keys.iter().map(left_out).sum::<Result<u64>>()? {
             0 => Ok(()),
             count => Err(Error::new(
                 ErrorKind::PermissionDenied,

@@ -59,7 +59,7 @@ impl Store {
         let fresh: Vec<_> = keys
             .into_iter()
             .map(|key| layers.path(&key).join(RECORD))
-            .filter_map(|path| Some((Record::read(&path)?, path)))
+            .filter_map(|path| Some((Record::read(&path).ok()??, path)))
             .filter(|(record, _)| record.made_in.as_ref() == Some(&boot))
             .collect();
         let directory = File::open(self.path().join("layers")).context(attempt)?;
@@ -122,7 +122,7 @@ impl Image {
         let layers = self.store().layers()?;
         let stack = UnpackedStack::of(self, &layers)?;
         for at in 0..stack.keys.len() {
-            if !is_whole(&layers, &stack.keys[at], &stack.boot) {
+            if !is_whole(&layers, &stack.keys[at], &stack.boot)? {
                 return self.rootfs();
             }
         }
@@ -238,10 +238,13 @@ impl<'a> UnpackedStack<'a> {
     /// Whether the layer is there. One that may not be whole is removed.
     fn has(&self, at: usize) -> Result<bool> {
         let key = &self.keys[at];
-        match is_whole(self.layers, key, &self.boot) {
-            true => Ok(true),
-            false => self.layers.remove(key).map(|_| false),
+        let is_whole = || is_whole(self.layers, key, &self.boot);
+        if is_whole()? {
+            return Ok(true);
         }
+        // Another who unpacks it may be done by now.
+        self.layers.remove_if(key, || is_whole().map(|whole| !whole))?;
+        is_whole()
     }
 
     /// Keeps a layer that has been unpacked, but for so many devices.
@@ -260,11 +263,14 @@ impl<'a> UnpackedStack<'a> {
     }
 }
 
-/// Whether the layer is there, and all of it was written.
-pub(super) fn is_whole(layers: &LayerStore, key: &str, boot: &str) -> bool {
-    layers.contains(key)
-        && Record::of(layers, key)
-            .is_some_and(|record| record.made_in.is_none_or(|made_in| made_in == boot))
+/// Whether the layer is there, and all of it was written. Where that cannot be told, for want of descriptors say, it is no
+/// layer to be removed.
+pub(super) fn is_whole(layers: &LayerStore, key: &str, boot: &str) -> Result<bool> {
+    if !layers.has(key)? {
+        return Ok(false);
+    }
+    let record = Record::of(layers, key)?;
+    Ok(record.is_some_and(|record| record.made_in.is_none_or(|made_in| made_in == boot)))
 }
 
 /// Unpacks a layer of an image, counted from the lowest. Returns how many devices the caller may not make.
@@ -348,13 +354,21 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn of(layers: &LayerStore, key: &str) -> Option<Self> {
+    pub(super) fn of(layers: &LayerStore, key: &str) -> Result<Option<Self>> {
         Self::read(&layers.path(key).join(RECORD))
     }
 
-    /// `None` for what cannot be believed.
-    fn read(path: &Path) -> Option<Self> {
-        let object = json::object(&files::read(path, MAX_RECORD).ok()?).ok()?;
+    /// `None` for what is not there or cannot be believed.
+    fn read(path: &Path) -> Result<Option<Self>> {
+        match files::read(path, MAX_RECORD) {
+            Ok(bytes) => Ok(Self::from_json(&bytes)),
+            Err(err) if err.says_missing() || err.kind() == ErrorKind::Malformed => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
+    fn from_json(bytes: &[u8]) -> Option<Self> {
+        let object = json::object(bytes).ok()?;
         let digest = |field: &str| object.get(field)?.as_str()?.parse::<Digest>().ok();
         Some(Self {
             diff_id: DiffId(digest("diffId")?),
@@ -399,11 +413,11 @@ mod tests {
                 left_out: 2,
             };
             std::fs::write(&path, record.to_json()).unwrap();
-            assert_eq!(Record::read(&path), Some(record));
+            assert_eq!(Record::read(&path).unwrap(), Some(record));
         }
         for other in ["", "{}", r#"{"diffId":"sha256:x","madeIn":null}"#] {
             std::fs::write(&path, other).unwrap();
-            assert_eq!(Record::read(&path), None);
+            assert_eq!(Record::read(&path).unwrap(), None);
         }
     }
 }

@@ -193,7 +193,7 @@ impl Store {
 
 /// What a layer has in addition to the one below it.
 pub(super) fn unpacked_size(layers: &LayerStore, key: &str) -> Result<u64> {
-    let parent = Record::of(layers, key).and_then(|record| record.parent);
+    let parent = Record::of(layers, key)?.and_then(|record| record.parent);
     let parent = parent.map(|parent| parent.0.hex()).filter(|parent| layers.contains(parent));
     match layers.usage(key, parent.as_deref()) {
         Ok(usage) => Ok(usage.bytes),

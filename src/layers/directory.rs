@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::{Mode, fstat, lstat};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 
@@ -66,7 +66,7 @@ impl Directory {
         let identity = Identity { device: stat.st_dev, inode: stat.st_ino };
         // A descriptor of another mount namespace or of a detached mount has a path that means something
         // else here.
-        let there = open(&path, HANDLE, Mode::empty()).and_then(|fd| Identity::of(&fd));
+        let there = lstat(&path).map(|stat| Identity { device: stat.st_dev, inode: stat.st_ino });
         if there != Ok(identity) {
             return Err(Error::invalid(format!("{} is another directory here", path.display()))
                 .with_hint("the directory must be reachable by a path in this mount namespace"));

@@ -14,6 +14,7 @@ use serde_json::ser::PrettyFormatter;
 use serde_json::value::RawValue;
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::image::temporary;
 
 /// Longer files are none.
 const MAX_LENGTH: u64 = 4 << 20;
@@ -74,9 +75,8 @@ fn write(path: &Path, object: &Object) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.context(|| format!("make the directory {}", directory.display()))?;
     // Of mode 0600, and gone if it does not get there.
-    let made = tempfile::Builder::new().prefix(".config.json").tempfile_in(directory);
-    let mut file =
-        made.map_err(bare).context(|| format!("make a file in {}", directory.display()))?;
+    let made = temporary(directory, ".config.json");
+    let mut file = made.context(|| format!("make a file in {}", directory.display()))?;
     // A superuser's program may change an ordinary user's file, whose it stays if that can be had.
     if let Ok(old) = fs::metadata(path) {
         let _ = fchown(&file, Some(old.uid()), Some(old.gid()));
@@ -85,13 +85,6 @@ fn write(path: &Path, object: &Object) -> Result<()> {
     written.context(|| format!("write {}", file.path().display()))?;
     file.persist(path).map_err(|err| err.error).context(|| "rename it")?;
     Ok(())
-}
-
-/// The error of the system, which that of a temporary file is wrapped around.
-fn bare(err: io::Error) -> io::Error {
-    let inner = err.get_ref().and_then(|inner| inner.source());
-    let inner = inner.and_then(|inner| inner.downcast_ref::<io::Error>()?.raw_os_error());
-    inner.map_or(err, io::Error::from_raw_os_error)
 }
 
 /// An object of JSON whose fields stay in order, and those that are not looked into as they are written.

@@ -92,7 +92,7 @@ impl Scene {
     /// The image is here, whole and unpacked.
     fn check(&self, image: &Image) {
         assert_eq!(image.digest().to_string(), self.digest);
-        assert!(self.store.verify().unwrap().is_sound());
+        self.check_sound();
         assert_eq!(self.store.layers().unwrap().keys().unwrap().len(), 2, "not unpacked");
         self.check_clean();
     }
@@ -101,7 +101,13 @@ impl Scene {
     fn check_clean(&self) {
         let left = |dir: &str| fs::read_dir(self.store.path().join(dir)).unwrap().count();
         assert_eq!((left("ingest"), left("leases")), (0, 0));
-        assert!(self.store.verify().unwrap().is_sound());
+        self.check_sound();
+    }
+
+    #[track_caller]
+    fn check_sound(&self) {
+        let verified = self.store.verify().unwrap();
+        assert!(verified.is_sound(), "{:#?}", verified.damage);
     }
 
     /// Pulls, and sees it fail without a trace.

@@ -2,6 +2,7 @@
 
 mod attributes;
 mod btrfs;
+mod collect;
 mod compare;
 mod content;
 mod copy;

@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, renameat};
+use nix::fcntl::{AtFlags, Flock, FlockArg};
 use nix::sys::stat::{Mode, fstatat, mkdirat};
 
 use super::btrfs::Btrfs;
 use super::copy::open_directory;
 use super::name::Driver;
-use super::overlay::{MERGED, Overlay, merged_name};
+use super::overlay::{MERGED, Overlay};
 use super::remove::remove;
-use super::staging::{Staging, new_directory};
+use super::staging::Staging;
 use super::usage::{Usage, measure};
 use super::vfs::Vfs;
 use super::{Storage, TREE};
@@ -32,8 +32,6 @@ use crate::namespaces::UserNamespace;
 
 /// Begins the name of a layer that is being made.
 pub(super) const NEW: &str = ".new-";
-/// Begins the name of what is being removed.
-const OLD: &str = ".old-";
 /// The layer that stands for none.
 const EMPTY: &str = ".empty";
 
@@ -141,6 +139,16 @@ impl LayerStore {
         check_key(key).is_ok() && self.tree(key).is_ok()
     }
 
+    /// [`contains`](Self::contains), which fails where that cannot be told.
+    #[cfg_attr(not(feature = "image"), allow(dead_code, reason = "for images"))]
+    pub(crate) fn has(&self, key: &str) -> Result<bool> {
+        match self.tree(key) {
+            Ok(_) => Ok(true),
+            Err(err) if err.says_missing() => Ok(false),
+            Err(err) => Err(err),
+        }
+    }
+
     /// The keys of all layers, in byte order.
     ///
     /// # Errors
@@ -235,21 +243,6 @@ impl LayerStore {
         Ok(self.0.storage.stack(self, keys)?.of_layers(keys))
     }
 
-    /// Removes the layer of this key. Root filesystems made of it lose its files. Returns whether there was one.
-    ///
-    /// # Errors
-    ///
-    /// Those of the file system. The layer is gone for all others even then, and what is left of it is
-    /// [collected](Self::collect) later.
-    pub fn remove(&self, key: &str) -> Result<bool> {
-        check_key(key)?;
-        let attempt = || format!("remove the layer {key}");
-        let moved = self.set_aside(&self.0.directory.fd, key).context(attempt)?;
-        let Some((name, lock)) = moved else { return Ok(false) };
-        let removed = self.discard(&name, lock);
-        removed.map(|()| true).context(attempt)
-    }
-
     /// Removes the directory of a [writable](Stack::writable) root filesystem, with the changes in it. Returns
     /// whether there was one.
     ///
@@ -305,96 +298,6 @@ impl LayerStore {
         Ok(merged.filter_map(|name| open_directory(&dir, &name).ok()).collect())
     }
 
-    /// Removes what processes have left that died while they made or removed layers. Returns how many directories
-    /// that were.
-    ///
-    /// # Errors
-    ///
-    /// The first failure; the others are still collected.
-    pub fn collect(&self) -> Result<usize> {
-        let attempt =
-            || format!("collect what is left over in {}", self.0.directory.path.display());
-        let mut found = Vec::new();
-        {
-            // Nobody makes a directory, or has made but not locked one, meanwhile.
-            let _alone = self.lock(FlockArg::LockExclusive).context(attempt)?;
-            for name in self.names().context(attempt)? {
-                if !name.starts_with(NEW) && !name.starts_with(OLD) {
-                    continue;
-                }
-                let Ok(fd) = open_directory(&self.0.directory.fd, &name) else { continue };
-                if let Ok(lock) = Flock::lock(fd, FlockArg::LockExclusiveNonblock) {
-                    found.push((name, lock));
-                }
-            }
-        }
-        for key in self.keys().context(attempt)? {
-            found.append(&mut self.outdated(&key).context(attempt)?);
-        }
-        let mut result = Ok(found.len());
-        for (name, lock) in found {
-            if let Err(err) = self.discard(&name, lock)
-                && result.is_ok()
-            {
-                result = Err(err).context(attempt);
-            }
-        }
-        result
-    }
-
-    /// What was merged before the machine was last started may be incomplete.
-    fn outdated(&self, key: &str) -> Result<Vec<(String, Flock<OwnedFd>)>> {
-        let mut found = Vec::new();
-        let Ok(dir) = open_directory(&self.0.directory.fd, key) else { return Ok(found) };
-        let current = merged_name()?;
-        for name in names(&dir)? {
-            if name.starts_with(MERGED) && name != current {
-                found.extend(self.set_aside(&dir, &name)?);
-            }
-        }
-        Ok(found)
-    }
-
-    /// Takes the layer of this key away at once; [`collect`](Self::collect) removes it. Returns whether there was one.
-    #[cfg_attr(not(feature = "image"), allow(dead_code, reason = "for collectors of garbage"))]
-    pub(crate) fn retire(&self, key: &str) -> Result<bool> {
-        check_key(key)?;
-        let moved = self.set_aside(&self.0.directory.fd, key);
-        moved.map(|moved| moved.is_some()).context(|| format!("retire the layer {key}"))
-    }
-
-    /// Renames a directory so that nobody finds it any more.
-    fn set_aside(&self, dir: &OwnedFd, name: &str) -> Result<Option<(String, Flock<OwnedFd>)>> {
-        let _present = self.lock(FlockArg::LockShared)?;
-        let (parent, outer) = (&self.0.directory.fd, new_directory(&self.0.directory.fd, OLD)?);
-        let new_dir = open_directory(parent, &outer)?;
-        let lock = Flock::lock(new_dir, FlockArg::LockExclusiveNonblock)
-            .map_err(|(_, errno)| errno)
-            .context(|| "lock a directory")?;
-        match renameat(dir, name, &*lock, "content") {
-            Ok(()) => Ok(Some((outer, lock))),
-            Err(errno) => {
-                let _ = fs::remove_dir(self.path(&outer));
-                match errno {
-                    Errno::ENOENT => Ok(None),
-                    _ => Err(errno).context(|| format!("move {name} away")),
-                }
-            }
-        }
-    }
-
-    /// Removes a directory that the caller has locked.
-    pub(super) fn discard(&self, name: &str, lock: Flock<OwnedFd>) -> Result<()> {
-        let namespace = self.user_namespace()?;
-        let access = Access(namespace.as_ref());
-        let storage = &self.0.storage;
-        storage.remove(&lock, OsStr::new(TREE), access)?;
-        if let Ok(content) = open_directory(&lock, "content") {
-            storage.remove(&content, OsStr::new(TREE), access)?;
-        }
-        remove(&self.0.directory.fd, OsStr::new(name), access)
-    }
-
     /// The user namespace that gives the caller his rights over layers, if he has not all.
     pub(super) fn user_namespace(&self) -> Result<Option<UserNamespace>> {
         if privileged() {
@@ -447,12 +350,12 @@ impl LayerStore {
         }
     }
 
-    fn names(&self) -> Result<Vec<String>> {
+    pub(super) fn names(&self) -> Result<Vec<String>> {
         names(&self.0.directory.fd)
     }
 }
 
-fn names(dir: &OwnedFd) -> Result<Vec<String>> {
+pub(super) fn names(dir: &OwnedFd) -> Result<Vec<String>> {
     let own = open_directory(dir, ".")?;
     let mut dir = nix::dir::Dir::from_fd(own).context(|| "read a directory")?;
     let mut names = Vec::new();
