@@ -648,12 +648,12 @@ fn libc_enospc() -> i32 {
 
 #[test]
 fn a_full_disk_loses_lines_and_says_so() {
-    with_a_disk("256k", "a_full_disk_loses_lines_and_says_so", on_a_full_disk);
+    with_a_disk("256k", on_a_full_disk);
 }
 
 #[test]
 fn a_large_file_makes_room_for_the_next() {
-    with_a_disk("17m", "a_large_file_makes_room_for_the_next", |disk| {
+    with_a_disk("17m", |disk| {
         let rotation = Rotation::new().max_size(8 << 20).max_files(2);
         let mut batch = Batch::new();
         let mut writer = LogWriter::open(disk, Format::Cri, rotation).unwrap();
@@ -664,8 +664,8 @@ fn a_large_file_makes_room_for_the_next() {
     });
 }
 
-/// Does something on a file system of that size: the test `name`, in a process of its own.
-fn with_a_disk(size: &str, name: &str, task: impl FnOnce(&Path)) {
+/// Does something on a file system of that size, in a process of its own.
+fn with_a_disk(size: &str, task: impl FnOnce(&Path)) {
     const MARK: &str = "CORACLE_TEST_SMALL_DISK";
     if let Some(disk) = std::env::var_os(MARK) {
         return task(Path::new(&disk));
@@ -673,18 +673,13 @@ fn with_a_disk(size: &str, name: &str, task: impl FnOnce(&Path)) {
     require!(user_namespaces());
     let dir = setup("logs-full");
     // The mount is gone with its namespace.
-    let output = Command::new("unshare")
+    let mut command = Command::new("unshare");
+    command
         .args(["--map-root-user", "--mount", "sh", "-euc"])
         .arg(format!(r#"mount -t tmpfs -o size={size} none "$0"; exec "$@""#))
         .arg(&*dir)
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--test-threads=1", "--nocapture"])
-        .env(MARK, &*dir)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let complained = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}\n{complained}");
+        .env(MARK, &*dir);
+    common::rerun(command);
 }
 
 #[test]

@@ -14,7 +14,6 @@ use std::fs::{self, File, Permissions};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Barrier;
 use std::time::Duration;
 
@@ -658,25 +657,13 @@ fn many_that_unpack_a_layer_at_once_all_find_it_and_nobody_takes_it_away() {
 
 #[test]
 fn where_descriptors_are_short_no_layer_is_taken_for_damaged() {
-    const MARK: &str = "CORACLE_TEST_FEW_DESCRIPTORS";
-    if let Some(dir) = std::env::var_os(MARK) {
-        return with_few_descriptors(Path::new(&dir));
-    }
     require!(common::stacks());
-    let dir = setup("unpacked-few-descriptors");
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "where_descriptors_are_short_no_layer_is_taken_for_damaged"])
-        .args(["--test-threads=1", "--nocapture"])
-        .env(MARK, &*dir)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let complained = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}\n{complained}");
+    // The limit is all threads'.
+    common::alone(with_few_descriptors);
 }
 
-/// In a process of its own, as the limit is all threads'.
-fn with_few_descriptors(dir: &Path) {
+fn with_few_descriptors() {
+    let dir = setup("unpacked-few-descriptors");
     let store = Store::open(dir.join("images")).unwrap();
     let image = add(&store, "image", &layers());
     unpack(&image);
