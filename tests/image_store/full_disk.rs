@@ -84,5 +84,5 @@ fn a_full_disk_is_an_error_that_leaves_the_store_as_it_was_and_removing_makes_ro
         .arg(r#"mount -t tmpfs -o size=1m none "$0"; exec "$@""#)
         .arg(&*dir)
         .env(MARK, &*dir);
-    common::rerun(command);
+    crate::common::rerun(command);
 }
