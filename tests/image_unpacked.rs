@@ -669,7 +669,7 @@ fn with_few_descriptors() {
     unpack(&image);
     let inodes = || (0..3).map(|at| place(&store, &image, at).metadata().unwrap().ino());
     let before: Vec<_> = inodes().collect();
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let used = fs::read_dir("/proc/self/fd").unwrap().count() as u64 - 1;
     setrlimit(Resource::RLIMIT_NOFILE, used + 10, hard).unwrap();
     // Another thread has them now and then, so that what failed may work a moment later. It ends with the process.
@@ -688,5 +688,6 @@ fn with_few_descriptors() {
         }
         assert!(inodes().eq(before.iter().copied()), "a layer was taken away");
     }
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
     assert!(refused > 10, "{refused}");
 }
