@@ -95,8 +95,8 @@ impl Container {
     pub fn status(&self) -> Result<Status> {
         let record = self.home.record(&self.id)?;
         // What a dead supervisor has left must be put in order first.
-        let dead = record.supervisor.is_some_and(|supervisor| !self.home.is_alive(supervisor));
-        let (record, identity) = match dead || record.boot != self.home.boot() {
+        let alive = record.supervisor.map_or(Ok(true), |it| self.home.is_alive(it))?;
+        let (record, identity) = match !alive || record.boot != self.home.boot() {
             true => {
                 let Locked { record, identity, .. } = self.locked()?;
                 (record, identity)
@@ -184,7 +184,7 @@ impl Container {
 
 /// The pidfd of its first process.
 pub(super) fn open(record: &Record) -> Result<OwnedFd> {
-    let pidfd = record.process.and_then(ProcessId::open);
+    let pidfd = record.process.map_or(Ok(None), ProcessId::open)?;
     pidfd.ok_or_else(|| Error::new(ErrorKind::InvalidState, "it has ended"))
 }
 

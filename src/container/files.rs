@@ -120,6 +120,16 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path, version: u32) -> Resul
     serde_json::from_slice(&bytes).map_err(malformed).context(attempt)
 }
 
+/// `None` for what is gone, or can be read by nobody here: it is damaged, or a newer version's. What fails for another
+/// reason, for want of descriptors say, tells nothing of the file.
+pub(super) fn if_readable<T>(read: Result<T>) -> Result<Option<T>> {
+    use ErrorKind::{Malformed, NotFound, Unsupported};
+    match read {
+        Err(err) if matches!(err.kind(), NotFound | Malformed | Unsupported) => Ok(None),
+        read => read.map(Some),
+    }
+}
+
 /// Replaces a file: the old content or the new is there, whole, whatever happens to the process.
 pub(super) fn write_json(path: &Path, value: &impl Serialize, durable: Durable) -> Result<()> {
     let mut bytes = serde_json::to_vec(value)

@@ -115,9 +115,12 @@ impl Home {
     }
 
     /// Whether a process lives that looks after containers. Of this one that is known.
-    pub(super) fn is_alive(&self, supervisor: ProcessId) -> bool {
+    pub(super) fn is_alive(&self, supervisor: ProcessId) -> Result<bool> {
         let own = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
-        own.as_ref().is_some_and(|own| own.identity == supervisor) || supervisor.is_alive()
+        match own.as_ref() {
+            Some(own) if own.identity == supervisor => Ok(true),
+            _ => supervisor.is_alive(),
+        }
     }
 
     /// What this process runs.
@@ -198,9 +201,12 @@ impl Home {
         let Some(id) = ContainerId::of_link_target(target.as_os_str().as_bytes()) else {
             return Ok(None);
         };
-        // A process that was killed may have left a name of nobody's.
-        let owner = self.identity(&id).ok().filter(|identity| identity.name == name);
-        Ok(owner.map(|_| id))
+        // A process that was killed may have left a name of nobody's. What cannot be read keeps its own.
+        let is_its = match files::if_readable(self.identity(&id))? {
+            Some(identity) => identity.name == name,
+            None => self.directory(&id).is_dir(),
+        };
+        Ok(is_its.then_some(id))
     }
 
     /// Gives a name to a container, under the [lock](Self::lock_names).
@@ -235,10 +241,10 @@ impl Home {
     pub(super) fn staged(&self) -> Result<Vec<(PathBuf, Identity)>> {
         let paths = entries(&self.dir.join("staging"))?.into_iter();
         let known = |path: PathBuf| {
-            let identity = files::read_json(&path.join("config.json"), VERSION).ok()?;
-            Some((path, identity))
+            let identity = files::read_json(&path.join("config.json"), VERSION);
+            Ok(files::if_readable(identity)?.map(|identity| (path, identity)))
         };
-        Ok(paths.filter_map(known).collect())
+        paths.filter_map(|path| known(path).transpose()).collect()
     }
 
     pub(super) fn record(&self, id: &ContainerId) -> Result<Record> {
@@ -260,7 +266,7 @@ impl Home {
             ErrorKind::NotFound if !self.directory(id).exists() => {
                 Error::new(ErrorKind::NotFound, format!("no such container: {}", id.short()))
             }
-            ErrorKind::Malformed => err.with_hint(
+            ErrorKind::NotFound | ErrorKind::Malformed => err.with_kind(ErrorKind::Malformed).with_hint(
                 "the file is damaged; what the container has written is untouched, and removing it by force still works",
             ),
             _ => err,
@@ -359,7 +365,8 @@ impl Home {
             let lock = files::try_lock(&path)?;
             // A process that it was just making may have a copy of the lock for a moment longer than it lives.
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if lock.is_some() || ProcessId::named(name).is_some_and(|process| !process.is_alive()) {
+            let may_live = lock.is_none();
+            if !(may_live && ProcessId::named(name).map_or(Ok(true), ProcessId::is_alive)?) {
                 dead.push((path, lock));
             }
         }
@@ -371,7 +378,7 @@ impl Home {
                     continue;
                 }
                 // One that cannot be read stays as it is; whoever asks for it is told.
-                if self.record(&id).is_ok_and(|record| {
+                if files::if_readable(self.record(&id))?.is_some_and(|record| {
                     record.supervisor.is_some() || record.phase == super::Phase::Removing
                 }) {
                     match Locked::of(self, &id) {
@@ -394,7 +401,7 @@ impl Home {
         for socket in entries(&self.dir.join("sockets"))? {
             let name = socket.file_name().unwrap_or_default();
             let process = name.to_str().and_then(ProcessId::named);
-            if !dir.join(name).exists() && !process.is_some_and(ProcessId::is_alive) {
+            if !dir.join(name).exists() && !process.map_or(Ok(false), ProcessId::is_alive)? {
                 gone(fs::remove_file(&socket))
                     .context(|| format!("remove {}", socket.display()))?;
             }

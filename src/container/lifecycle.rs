@@ -120,7 +120,7 @@ impl Container {
         loop {
             let locked = self.locked()?;
             let process = locked.record.process.filter(|_| locked.record.phase.is_alive());
-            if process.is_none_or(ProcessId::is_alive) {
+            if process.map_or(Ok(true), ProcessId::is_alive)? {
                 return Ok(locked);
             }
             if Instant::now() > until {
@@ -209,7 +209,7 @@ impl Container {
         let signal = signal.map_or_else(|| stop_signal(&locked), Ok)?;
         let config = &locked.identity.config;
         let grace = grace.or_else(|| config.stop_timeout.map(Duration::from_secs)).unwrap_or(GRACE);
-        let Some(pidfd) = locked.record.process.and_then(ProcessId::open) else {
+        let Some(pidfd) = locked.record.process.map_or(Ok(None), ProcessId::open)? else {
             drop(locked);
             return self.wait_until_recorded();
         };

@@ -132,7 +132,7 @@ impl<'a> Locked<'a> {
         }
         let same_boot = self.record.boot == self.home.boot();
         let Some(supervisor) = self.record.supervisor else { return Ok(()) };
-        if same_boot && self.home.is_alive(supervisor) {
+        if same_boot && self.home.is_alive(supervisor)? {
             return Ok(());
         }
         let oom_kills = if same_boot { self.kill_orphan()? } else { 0 };
@@ -232,9 +232,10 @@ impl<'a> Locked<'a> {
     /// Kills what a dead supervisor ran. The kernel should have done so: it sends SIGKILL to the first process when the
     /// supervisor dies. Returns how many of its processes were killed because memory ran out.
     fn kill_orphan(&self) -> Result<u64> {
-        if let Some(pidfd) = self.record.process.and_then(|process| process.open()) {
-            let attempt =
-                || format!("kill the container {}, whose supervisor is dead", self.id.short());
+        let attempt =
+            || format!("kill the container {}, whose supervisor is dead", self.id.short());
+        let process = self.record.process.map_or(Ok(None), ProcessId::open);
+        if let Some(pidfd) = process.context(attempt)? {
             let _ = sys::spawn::send_signal(&pidfd, libc::SIGKILL);
             if !sys::wait::poll(&pidfd, Some(DYING)).context(attempt)? {
                 return Err(

@@ -34,15 +34,40 @@ impl ProcessId {
     }
 
     /// Its pidfd, if it is still there.
-    pub(super) fn open(self) -> Option<OwnedFd> {
-        let pidfd = sys::wait::open(self.pid).ok()?;
-        // The id cannot have changed hands since: the descriptor is of this process, or of one that is gone.
-        let same = start_time(self.pid).is_ok_and(|start| start == self.start);
-        (same && !sys::wait::poll(&pidfd, Some(Duration::ZERO)).unwrap_or(false)).then_some(pidfd)
+    ///
+    /// # Errors
+    ///
+    /// `ResourceExhausted` and others that tell nothing of the process: it must not be taken for dead.
+    pub(super) fn open(self) -> Result<Option<OwnedFd>> {
+        self.try_open().context(|| format!("look at process {}", self.pid))
     }
 
-    pub(super) fn is_alive(self) -> bool {
-        self.open().is_some()
+    fn try_open(self) -> io::Result<Option<OwnedFd>> {
+        let gone = |err: io::Error| match err.raw_os_error() {
+            // A thread has the id now, or nobody.
+            Some(libc::ESRCH | libc::ENOENT | libc::EINVAL) => Ok(None),
+            _ => Err(err),
+        };
+        let pidfd = match sys::wait::open(self.pid) {
+            Err(err) => return gone(err),
+            Ok(pidfd) => pidfd,
+        };
+        // The id cannot have changed hands since: the descriptor is of this process, or of one that is gone.
+        let same = match start_time(self.pid) {
+            Err(err) => return gone(err),
+            Ok(start) => start == self.start,
+        };
+        let alive = same && !sys::wait::poll(&pidfd, Some(Duration::ZERO))?;
+        Ok(alive.then_some(pidfd))
+    }
+
+    /// Whether it is still there.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub(super) fn is_alive(self) -> Result<bool> {
+        self.open().map(|pidfd| pidfd.is_some())
     }
 }
 
@@ -69,17 +94,17 @@ mod tests {
     fn a_process_is_known_until_it_ends() {
         require!(system_calls(&["pidfd_open"]));
         let myself = ProcessId::myself().unwrap();
-        assert!(myself.is_alive());
-        assert!(!ProcessId { start: myself.start + 1, ..myself }.is_alive());
+        assert!(myself.is_alive().unwrap());
+        assert!(!ProcessId { start: myself.start + 1, ..myself }.is_alive().unwrap());
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let it = ProcessId::of(child.id().cast_signed()).unwrap();
-        assert!(it.is_alive());
+        assert!(it.is_alive().unwrap());
         child.kill().unwrap();
         let pidfd = sys::wait::open(it.pid).unwrap();
         assert!(sys::wait::poll(pidfd, Some(Duration::from_secs(60))).unwrap());
         // Not even as a zombie.
-        assert!(!it.is_alive());
+        assert!(!it.is_alive().unwrap());
         child.wait().unwrap();
-        assert!(!it.is_alive());
+        assert!(!it.is_alive().unwrap());
     }
 }

@@ -141,7 +141,8 @@ pub(super) fn damaged(home: &Arc<Home>, id: &ContainerId) -> Result<()> {
 pub(super) fn empty(home: &Arc<Home>, path: &Path) -> Result<()> {
     let attempt = || format!("remove {}", path.display());
     // Of one that is damaged nobody knows it.
-    let identity = files::read_json::<Identity>(&path.join("config.json"), VERSION).ok();
+    let identity = files::read_json::<Identity>(&path.join("config.json"), VERSION);
+    let identity = files::if_readable(identity).context(attempt)?;
     let config = identity.as_ref().map(|identity| &identity.config);
     if let Some(config) = config {
         remove_volumes(home, config, path).context(attempt)?;
@@ -166,6 +167,7 @@ fn remove_volumes(home: &Arc<Home>, config: &Config, path: &Path) -> Result<()> 
     let record = files::read_json::<Record>(&path.join("state.json"), VERSION);
     // In its first phase it has not come into being.
     let go = config.remove
-        || record.is_ok_and(|record| record.with_volumes || record.phase == Phase::Created);
+        || files::if_readable(record)?
+            .is_some_and(|record| record.with_volumes || record.phase == Phase::Created);
     if go { volume::remove_anonymous(home, config, path) } else { Ok(()) }
 }

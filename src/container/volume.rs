@@ -44,26 +44,42 @@ impl Volume {
         usage.map(|usage| usage.bytes).context(|| format!("measure the volume {}", self.name))
     }
 
-    /// The short ids of the containers that mount it, those included that are just being made.
+    /// The short ids of the containers that mount it, those included that are just being made, and without those whose
+    /// files cannot be read, of which nobody knows it.
     ///
     /// # Errors
     ///
     /// Those of the file system.
     pub fn users(&self) -> Result<Vec<String>> {
-        let staged = self.home.staged()?;
-        let mut users = self.containers()?;
-        let mounted = staged.iter().filter(|(_, identity)| mounts(&identity.config, &self.name));
-        users.extend(
-            mounted.filter_map(|(path, _)| path.file_name()?.to_str()?.parse::<ContainerId>().ok()),
-        );
+        let users = self.everybody()?.users;
         Ok(users.iter().map(|id| id.short().to_owned()).collect())
     }
 
-    fn containers(&self) -> Result<Vec<ContainerId>> {
-        let mut ids = self.home.ids()?;
-        let identity = |id: &ContainerId| self.home.identity(id).ok();
-        ids.retain(|id| identity(id).is_some_and(|it| mounts(&it.config, &self.name)));
-        Ok(ids)
+    /// Those included that are just being made.
+    fn everybody(&self) -> Result<Containers> {
+        let staged = self.home.staged()?;
+        let mut all = self.containers()?;
+        let mounted = staged.iter().filter(|(_, identity)| mounts(&identity.config, &self.name));
+        all.users.extend(
+            mounted.filter_map(|(path, _)| path.file_name()?.to_str()?.parse::<ContainerId>().ok()),
+        );
+        Ok(all)
+    }
+
+    fn containers(&self) -> Result<Containers> {
+        let mut found = Containers::default();
+        for id in self.home.ids()? {
+            match self.home.identity(&id) {
+                Ok(it) if mounts(&it.config, &self.name) => found.users.push(id),
+                Ok(_) => {}
+                Err(_) if !self.home.directory(&id).exists() => {}
+                Err(err) => {
+                    let what = format!("nobody knows whether the container {} uses it", id.short());
+                    found.unknown.get_or_insert(err.context(what));
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Gives it what the image has at `target`, unless there is something in it.
@@ -74,7 +90,9 @@ impl Volume {
             return Ok(());
         }
         // The copy takes the place of a directory that must not be mounted.
-        for id in self.containers()? {
+        let Containers { users, unknown } = self.containers()?;
+        files::if_readable(unknown.map_or(Ok(()), Err))?;
+        for id in users {
             if self.home.record(&id).is_ok_and(|record| record.supervisor.is_some()) {
                 return Ok(());
             }
@@ -91,19 +109,32 @@ impl Volume {
     ///
     /// # Errors
     ///
-    /// `Busy` if a container mounts it, running or not.
+    /// `Busy` if a container mounts it, running or not; `Malformed` or `Unsupported` if the files of a container cannot be
+    /// read, which may mount it.
     pub fn remove(self) -> Result<()> {
         let attempt = || format!("remove the volume {}", self.name);
         let _names = self.home.lock_names().context(attempt)?;
-        let users = self.users().context(attempt)?;
+        let Containers { users, unknown } = self.everybody().context(attempt)?;
         if !users.is_empty() {
+            let users: Vec<_> = users.iter().map(ContainerId::short).collect();
             let message = format!("it is in use by {}", users.join(", "));
             return Err(Error::new(ErrorKind::Busy, message)
                 .with_hint("remove those containers first")
                 .context(attempt()));
         }
+        if let Some(err) = unknown {
+            return Err(err.with_hint("remove that container by force first").context(attempt()));
+        }
         discard(&self.home, &self.name).context(attempt)
     }
+}
+
+/// Who mounts a volume.
+#[derive(Debug, Default)]
+struct Containers {
+    users: Vec<ContainerId>,
+    /// Why nobody knows it of one.
+    unknown: Option<Error>,
 }
 
 fn mounts(config: &Config, volume: &str) -> bool {
@@ -218,7 +249,9 @@ pub(super) fn remove_anonymous(home: &Arc<Home>, config: &Config, path: &Path) -
         let _names = home.lock_names()?;
         let others = home.staged()?;
         let mut others = others.iter().filter(|(other, _)| other != path);
-        if volume.containers()?.is_empty()
+        let Containers { users, unknown } = volume.containers()?;
+        if users.is_empty()
+            && unknown.is_none()
             && !others.any(|(_, identity)| mounts(&identity.config, name))
         {
             discard(home, name)?;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::config::Config;
 use super::container::Container;
+use super::process::ProcessId;
 use super::state::{Exit, Phase};
 use super::supervisor::When;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -209,7 +210,8 @@ impl End {
             return Ok(Prospect::Here);
         }
         let record = container.home.record(&container.id).ok();
-        let process = record.and_then(|record| record.process?.open());
+        let process = record.and_then(|record| record.process);
+        let process = process.map_or(Ok(None), ProcessId::open)?;
         let pause = if status.phase == Phase::Restarting { LATER } else { SOON };
         Ok(process.map_or(Prospect::Later(pause), Prospect::Elsewhere))
     }

@@ -19,11 +19,16 @@ fn damaged_and_future_files_are_told_and_can_be_removed() {
         ("config.json", "[]", ErrorKind::Malformed),
         ("state.json", r#"{"version":99}"#, ErrorKind::Unsupported),
         ("config.json", r#"{"version":99}"#, ErrorKind::Unsupported),
+        ("state.json", "missing", ErrorKind::Malformed),
+        ("config.json", "missing", ErrorKind::Malformed),
     ] {
         let container =
             scene.engine.container("box").name("it").command(["true"]).create().unwrap();
         let directory = scene.dir.join("root/containers/by-id").join(container.id().as_str());
-        std::fs::write(directory.join(file), content).unwrap();
+        match content {
+            "missing" => std::fs::remove_file(directory.join(file)).unwrap(),
+            _ => std::fs::write(directory.join(file), content).unwrap(),
+        }
         // Others go on as ever.
         let engine = Engine::open(scene.dir.join("root")).unwrap();
         assert_eq!(engine.containers().unwrap().len(), 1);
@@ -32,6 +37,11 @@ fn damaged_and_future_files_are_told_and_can_be_removed() {
             assert!(format!("{err:#}").contains(file), "{err:#}");
         }
         assert_eq!(container.clone().remove().unwrap_err().kind(), kind);
+        // It is found by its name, which nobody else is given.
+        assert_eq!(engine.find("it").unwrap().id(), container.id());
+        let other = engine.container("box").name("it").command(["true"]).create();
+        let other = other.unwrap_err();
+        assert_eq!(other.kind(), ErrorKind::AlreadyExists, "{other:#}");
         container.remove_forced().unwrap();
         assert!(engine.containers().unwrap().is_empty());
         assert!(engine.store().pins().unwrap().is_empty());

@@ -1,7 +1,7 @@
 //! Volumes: what they are filled with, and when they go.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -218,6 +218,49 @@ fn a_volume_that_is_mounted_is_not_taken_from_under_a_container() {
     fs::remove_file(engine.find_volume("v").unwrap().path().join("go")).unwrap();
     let (said, _) = says(engine.container("box").volume("v", "/data"), "ls /data");
     assert_eq!(said, "of-the-image\n");
+}
+
+#[test]
+fn a_volume_stays_as_long_as_nobody_knows_who_mounts_it() {
+    let scene = require!(scene("container-volumes-unknown"));
+    image(&scene, "asks", &["/asked"], |_| {});
+    let engine = &scene.engine;
+    let mounts =
+        engine.container("box").volume("kept", "/data").command(["true"]).create().unwrap();
+    let directory = scene.dir.join("root/containers/by-id").join(mounts.id().as_str());
+    let config = directory.join("config.json");
+    let whole = fs::read(&config).unwrap();
+    let asks = engine.container("asks").command(["true"]).create().unwrap();
+    let asked = volumes(engine).into_iter().find(|it| it != "kept").unwrap();
+    // The last as any other failure to open it.
+    for (content, kind) in [
+        (None, ErrorKind::Malformed),
+        (Some("{"), ErrorKind::Malformed),
+        (Some(r#"{"version":99}"#), ErrorKind::Unsupported),
+        (Some("link"), ErrorKind::SafetyViolation),
+    ] {
+        let _ = fs::remove_file(&config);
+        match content {
+            None => {}
+            Some("link") => symlink("elsewhere", &config).unwrap(),
+            Some(content) => fs::write(&config, content).unwrap(),
+        }
+        let err = engine.find_volume("kept").unwrap().remove().unwrap_err();
+        assert_eq!(err.kind(), kind, "{err:?}");
+        assert!(err.to_string().contains("kept") && err.hint().is_some(), "{err:?}");
+        assert!(format!("{err:#}").contains(mounts.id().short()), "{err:?}");
+        let pruned = engine.prune_volumes(|_| true).unwrap();
+        assert!(pruned.removed.is_empty() && pruned.failed[0].kind() == kind, "{pruned:?}");
+    }
+    // That of another goes later, and is found by who prunes.
+    asks.removal().volumes().run().unwrap();
+    assert_eq!(volumes(engine).len(), 2);
+    fs::remove_file(&config).unwrap();
+    fs::write(&config, whole).unwrap();
+    let pruned = engine.prune_volumes(|_| true).unwrap();
+    assert_eq!(pruned.removed, [asked]);
+    mounts.remove().unwrap();
+    engine.find_volume("kept").unwrap().remove().unwrap();
 }
 
 /// A host that makes containers on a volume that takes a while to be filled.

@@ -72,7 +72,7 @@ fn running<'a>(locked: &Locked<'_>) -> Result<Tree<'a>> {
     let directory = duplicate(child.root().ok_or_else(ended)?)?;
     let users = child.user_namespace().cloned();
     // What was found by its number was its own: it has had that until now.
-    if !process.is_alive() {
+    if !process.is_alive()? {
         return Err(ended());
     }
     let root = Branch { directory, users, read_only: None };
