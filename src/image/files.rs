@@ -31,6 +31,15 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// `None` for what is damaged, or not there. What fails for another reason, for want of descriptors say, tells nothing of the
+/// file.
+pub(super) fn if_readable<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(err) if err.says_missing() || err.kind() == ErrorKind::Malformed => Ok(None),
+        read => read.map(Some),
+    }
+}
+
 /// Reads a file, and a byte more than `limit` of one that is longer, by one read and another that finds the end.
 pub(super) fn read_past(file: File, limit: u64) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len().min(limit) + 1;

@@ -360,11 +360,8 @@ impl Record {
 
     /// `None` for what is not there or cannot be believed.
     fn read(path: &Path) -> Result<Option<Self>> {
-        match files::read(path, MAX_RECORD) {
-            Ok(bytes) => Ok(Self::from_json(&bytes)),
-            Err(err) if err.says_missing() || err.kind() == ErrorKind::Malformed => Ok(None),
-            Err(err) => Err(err),
-        }
+        let read = files::if_readable(files::read(path, MAX_RECORD))?;
+        Ok(read.and_then(|bytes| Self::from_json(&bytes)))
     }
 
     fn from_json(bytes: &[u8]) -> Option<Self> {

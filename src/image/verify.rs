@@ -133,7 +133,12 @@ impl Store {
         let spoiled =
             self.check_layers(&images, |blob| damages.contains_key(&blob), &mut verified)?;
         verified.damage.extend(damages.into_values());
-        Ok((verified, spoiled))
+        // What could not be looked at, for want of descriptors say, is not known to be damaged.
+        let unknown = |damage: &Damage| damage.reason.kind() == ErrorKind::ResourceExhausted;
+        match verified.damage.iter().position(unknown) {
+            Some(at) => Err(verified.damage.swap_remove(at).reason),
+            None => Ok((verified, spoiled)),
+        }
     }
 
     fn hash_all(&self, verified: &mut Verified) -> Result<Damages> {
@@ -303,8 +308,10 @@ impl Store {
         {
             let _lock = self.locked()?;
             for digest in repaired.found.damage.iter().filter_map(|damage| damage.blob) {
-                if self.hash(digest).is_err() {
-                    self.discard(&self.blob_path(&digest), digest.hex().as_ref())?;
+                match self.hash(digest) {
+                    Err(err) if err.kind() == ErrorKind::ResourceExhausted => return Err(err),
+                    Err(_) => self.discard(&self.blob_path(&digest), digest.hex().as_ref())?,
+                    Ok(_) => {}
                 }
             }
             match self.index() {
@@ -338,7 +345,7 @@ impl Store {
                 Step::Enter(descriptor, blob) => {
                     if blob == entry.blob || self.has_file(blob.digest)? {
                         let child = Entry::new(&descriptor, None)?;
-                        let named = self.named_by(&child).ok();
+                        let named = files::if_readable(self.named_by(&child))?;
                         walk.enter((child, named.is_some()), named.unwrap_or_default());
                     }
                 }
@@ -414,9 +421,8 @@ impl Store {
             _ => return Ok(None),
         };
         let blob = Blob { digest, size };
-        let Ok(document) = self.document(&blob).and_then(|bytes| json::object(&bytes)) else {
-            return Ok(None);
-        };
+        let read = self.document(&blob).and_then(|bytes| json::object(&bytes));
+        let Some(document) = files::if_readable(read)? else { return Ok(None) };
         let (Some(kind), Ok(links)) = (DocumentKind::by_fields(&document), Links::of(&document))
         else {
             return Ok(None);
