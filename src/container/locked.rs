@@ -172,13 +172,17 @@ impl<'a> Locked<'a> {
 
     /// Notes that it has ended, and tells that first: whoever sees its end can read of it.
     pub(super) fn ended(&mut self, exit: Exit, error: Option<String>) {
+        self.tell_end(exit);
+        self.record.ended(Some(exit), error);
+    }
+
+    pub(super) fn tell_end(&self, exit: Exit) {
         // One that was to be started anew has ended before.
         if self.record.phase.is_alive() {
             let code = exit.status(&self.identity.config).shell_code().to_string();
             self.tell("die", &[("exitCode", &code)]);
             self.tell_volumes("unmount", |_| Vec::new());
         }
-        self.record.ended(Some(exit), error);
     }
 
     /// Notes that a process of it was killed because memory ran out, and tells that: whoever hears it can read of it.

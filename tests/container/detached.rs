@@ -5,10 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use coracle::ErrorKind;
 use coracle::container::{Output, Phase, Restart};
 use coracle::namespaces::Signal;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::common::{alone, audit, require};
 use crate::{Scene, example, scene};
@@ -64,38 +62,6 @@ fn it_goes_on_without_its_starter() {
         drop((attachment, scene));
         reap();
         before.assert_unchanged();
-    });
-}
-
-#[test]
-fn who_is_short_of_descriptors_takes_it_for_dead_no_more_than_others_do() {
-    alone(|| {
-        let scene = require!(scene("container-detached-descriptors"));
-        let builder = scene.engine.container("box").command(["sleep", "600"]);
-        let container = builder.create().unwrap();
-        assert!(detach(&scene, container.id().as_str()).status().unwrap().success());
-        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        let used = fs::read_dir("/proc/self/fd").unwrap().count() as u64;
-        let mut refused = 0;
-        let mut failed = |err: coracle::Error| {
-            assert_eq!(err.kind(), ErrorKind::ResourceExhausted, "{err:?}");
-            refused += 1;
-        };
-        for most in 3..used + 16 {
-            setrlimit(Resource::RLIMIT_NOFILE, most, hard).unwrap();
-            match container.status() {
-                Ok(status) => assert_eq!(status.phase, Phase::Running, "of {most}"),
-                Err(err) => failed(err),
-            }
-            // The lock is what puts in order what the dead have left.
-            if let Err(err) = container.rename("other") {
-                failed(err);
-            }
-        }
-        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
-        assert!(refused >= 4, "{refused}");
-        assert!(container.exec(["true"]).unwrap().wait().unwrap().success());
-        container.remove_forced().unwrap();
     });
 }
 

@@ -8,6 +8,7 @@ mod contents;
 mod copy;
 mod copy_races;
 mod crashes;
+mod descriptors;
 mod detached;
 mod events;
 mod examples;

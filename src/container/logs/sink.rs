@@ -93,6 +93,11 @@ impl Sink {
             .context(|| format!("write the log {}", files::path(&self.dir, 0).display()))
     }
 
+    /// Says what has been lost, if nobody has been told yet.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        if self.lost.is_some() { self.append(b"") } else { Ok(()) }
+    }
+
     fn make(&mut self) -> Result<()> {
         if self.file.is_some() {
             return Ok(());

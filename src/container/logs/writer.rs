@@ -99,6 +99,7 @@ impl Drop for LogWriter {
     fn drop(&mut self) {
         // Nobody is left to be told of a failure.
         let _ = self.flush(&mut Batch::new(), SystemTime::now());
+        let _ = self.sink.finish();
     }
 }
 

@@ -1,6 +1,7 @@
 //! Where other processes knock who want to attach to a container.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -30,9 +31,16 @@ impl Door {
         Ok(Self { path, socket })
     }
 
-    /// The next who has knocked.
-    pub(super) fn accept(&self) -> Option<OwnedFd> {
-        sys::socket::accept_nonblocking(&self.socket).ok()
+    /// The next who has knocked. Fails where he cannot be let in, for want of descriptors say, and stays there.
+    pub(super) fn accept(&self) -> io::Result<Option<OwnedFd>> {
+        loop {
+            return match sys::socket::accept_nonblocking(&self.socket) {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                // He has gone away again.
+                Err(err) if err.raw_os_error() == Some(libc::ECONNABORTED) => continue,
+                accepted => accepted.map(Some),
+            };
+        }
     }
 }
 
@@ -62,12 +70,9 @@ fn seqpacket(flags: SockFlag) -> Result<OwnedFd> {
 }
 
 /// Addresses are short, and paths may be long: it is named through a descriptor of its directory.
-fn with_address(
-    path: &Path,
-    call: impl FnOnce(&UnixAddr) -> nix::Result<()>,
-) -> std::io::Result<()> {
+fn with_address(path: &Path, call: impl FnOnce(&UnixAddr) -> nix::Result<()>) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(std::io::ErrorKind::InvalidInput.into());
+        return Err(io::ErrorKind::InvalidInput.into());
     };
     let mut options = File::options();
     let dir = options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir)?;

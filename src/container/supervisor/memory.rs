@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::super::locked::Locked;
 use super::poller::{Poller, Token};
-use super::supervision::{Alarm, RETRY, Supervision};
+use super::supervision::{Alarm, Supervision};
 use super::task::Slot;
+use super::tried::Tried;
 use crate::cgroups::OomWatch;
 use crate::error::Result;
 
@@ -91,14 +91,15 @@ impl Supervision {
         }
         let kills = task.running.oom_kills();
         if kills > task.memory.told {
-            match Locked::try_of(task.container.home(), task.container.id()) {
-                Ok(None) => return self.alarm(RETRY, Alarm::LookForKilled(number, notice, pause)),
-                Ok(Some(mut locked)) => {
+            match Tried::lock(&task.container) {
+                Tried::Later(later) => {
+                    return self.alarm(later, Alarm::LookForKilled(number, notice, pause));
+                }
+                Tried::Locked(mut locked) => {
                     task.memory.told = kills;
                     locked.ran_out_of_memory();
                 }
-                // Its directory was taken away from under it.
-                Err(_) => return,
+                Tried::Gone => return,
             }
         }
         if pause <= LAST_PAUSE {

@@ -9,6 +9,7 @@ mod poller;
 mod scratch;
 mod supervision;
 mod task;
+mod tried;
 mod visitors;
 
 use std::collections::VecDeque;

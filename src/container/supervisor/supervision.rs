@@ -25,6 +25,7 @@ use super::health::Prober;
 use super::poller::{DOOR, Poller, Token, WAKE};
 use super::scratch::Scratch;
 use super::task::{Slot, Task};
+use super::tried::{RETRY, SHORT, Tried, is_short};
 use super::visitors::{self, Visitors};
 use super::{First, Order, Start, Supervisor, When};
 use crate::cgroups::Cgroup;
@@ -35,8 +36,6 @@ use crate::namespaces::{Seccomp, TerminalSize};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one who is attached may take for the rest when it has ended: a pager, perhaps, that somebody reads.
 const FAREWELL: Duration = Duration::from_secs(600);
-/// How soon a lock that another process holds is tried again.
-pub(super) const RETRY: Duration = Duration::from_millis(2);
 /// The first pause before a container is started anew; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -46,7 +45,7 @@ const WELL: Duration = Duration::from_secs(10);
 /// What is to be done at a time.
 #[derive(Debug)]
 pub(super) enum Alarm {
-    /// A container has ended, and its lock was not free.
+    /// A container has ended, which could not be written down.
     Record(u32, Exit),
     /// It has waited long enough for those who are attached.
     Unchoke(u32),
@@ -55,6 +54,8 @@ pub(super) enum Alarm {
     /// It is to be started anew.
     Restart(Container, u32),
     Wake(Weak<Alert>),
+    /// Who has knocked could not be let in.
+    Knocked,
     /// It is to be asked whether it is well.
     Probe(u32),
     /// The probe with this number has had the time that it may take.
@@ -135,7 +136,7 @@ impl Supervision {
                         return false;
                     }
                 }
-                DOOR => self.visitors.answer_the_door(&self.poller),
+                DOOR => self.answer_the_door(),
                 Token { task: 0, slot: Slot::Client(number) } => self.listen_to(number),
                 Token { task: 0, slot } => self.visitors.ready(slot, &self.poller),
                 _ => self.ready(token, event.events()),
@@ -174,6 +175,7 @@ impl Supervision {
                 Alarm::Leave(number) => self.visitors.leave(number, &self.poller),
                 Alarm::Restart(container, restarts) => self.restart(&container, restarts),
                 Alarm::Wake(alert) => visitors::wake(&alert),
+                Alarm::Knocked => self.answer_the_door(),
                 Alarm::Probe(task) => self.probe(task),
                 Alarm::ProbeIsLate(task, probe) => self.probe_is_late(task, probe),
                 Alarm::ProbeWasKilled(task) => self.probe_was_killed(task),
@@ -282,6 +284,12 @@ impl Supervision {
         }
     }
 
+    fn answer_the_door(&mut self) {
+        if !self.visitors.answer_the_door(&self.poller) {
+            self.alarm(SHORT, Alarm::Knocked);
+        }
+    }
+
     /// Asks whether it has ended.
     fn look_after(&mut self, number: u32) {
         let Some(task) = self.tasks.get_mut(&number) else { return };
@@ -301,48 +309,58 @@ impl Supervision {
 
     /// Writes down that it has ended, and does what is to be done then.
     fn record(&mut self, number: u32, mut exit: Exit) {
-        let Some(task) = self.tasks.get(&number) else { return };
+        let Some(task) = self.tasks.get_mut(&number) else { return };
         let container = task.container.clone();
-        let since = task.since;
-        let locked = match Locked::try_of(container.home(), container.id()) {
-            Ok(None) => {
+        let locked = match Tried::lock(&container) {
+            Tried::Later(_) => {
                 task.running.want_lock();
-                Locked::try_of(container.home(), container.id())
+                Tried::lock(&container)
             }
             other => other,
         };
         match locked {
-            Ok(None) => return self.alarm(RETRY, Alarm::Record(number, exit)),
-            Ok(Some(mut locked)) => {
+            Tried::Later(pause) => return self.alarm(pause, Alarm::Record(number, exit)),
+            Tried::Locked(mut locked) => {
                 let running = task.running.clone();
-                if running.oom_kills() > task.memory.told {
-                    locked.ran_out_of_memory();
+                // Or it has been here before, and could not be written down.
+                if running.exit.get().is_none() {
+                    if running.oom_kills() > task.memory.told {
+                        locked.ran_out_of_memory();
+                    }
+                    // Whoever was killed before, it was ended by somebody's SIGKILL.
+                    exit.out_of_memory &= !locked.record.stopping;
+                    // The processes first, then what they used.
+                    let _ = running.exit.set(exit);
+                    running.end();
+                    locked.tell_end(exit);
                 }
-                // Whoever was killed before, it was ended by somebody's SIGKILL.
-                exit.out_of_memory &= !locked.record.stopping;
-                // The processes first, then what they used.
-                let _ = running.exit.set(exit);
-                running.end();
-                self.tasks.remove(&number);
+                task.close_log();
                 let restart = locked.is_to_be_restarted(exit);
-                if since.elapsed() >= WELL {
+                if task.since.elapsed() >= WELL {
                     locked.record.restarts = 0;
                 }
-                locked.ended(exit, None);
+                locked.record.ended(Some(exit), None);
+                let restarts = locked.record.restarts;
                 if restart {
-                    self.restart_later(&mut locked, &container);
+                    self.is_to_be_restarted(&mut locked);
                 }
-                // A full disk, perhaps: whoever opens it next finds the supervisor dead or the process gone.
-                let _ = match locked.identity.config.remove && !restart {
+                let written = match locked.identity.config.remove && !restart {
                     true => remove::finish(&mut locked),
                     false => locked.save(),
                 };
+                if is_short(&written) {
+                    return self.alarm(SHORT, Alarm::Record(number, exit));
+                }
+                // Where the disk fails, whoever opens it next finds the supervisor dead.
+                self.tasks.remove(&number);
+                if restart {
+                    self.restart_later(&container, restarts);
+                }
                 // Under the lock: whoever takes it next finds nothing of it running.
                 container.home().roster().remove(container.id());
                 drop(locked);
             }
-            // Its directory was taken away from under it.
-            Err(_) => {
+            Tried::Gone => {
                 if let Some(task) = self.tasks.remove(&number) {
                     let _ = task.running.exit.set(exit);
                     task.running.end();
@@ -369,20 +387,24 @@ impl Supervision {
         }
     }
 
-    /// Lets some time pass first, the more the oftener it was.
-    fn restart_later(&mut self, locked: &mut Locked<'_>, container: &Container) {
-        let restarts = locked.record.restarts;
+    fn is_to_be_restarted(&self, locked: &mut Locked<'_>) {
         locked.record.phase = Phase::Restarting;
         locked.record.supervisor = Some(self.supervisor.identity);
+    }
+
+    /// Lets some time pass first, the more the oftener it was.
+    fn restart_later(&mut self, container: &Container, restarts: u32) {
         let pause = FIRST_PAUSE.saturating_mul(1 << restarts.min(10)).min(LONGEST_PAUSE);
         self.alarm(pause, Alarm::Restart(container.clone(), restarts));
     }
 
     fn restart(&mut self, container: &Container, restarts: u32) {
-        let mut locked = match Locked::try_of(container.home(), container.id()) {
-            Ok(None) => return self.alarm(RETRY, Alarm::Restart(container.clone(), restarts)),
-            Ok(Some(locked)) => locked,
-            Err(_) => return,
+        let mut locked = match Tried::lock(container) {
+            Tried::Locked(locked) => locked,
+            Tried::Later(pause) => {
+                return self.alarm(pause, Alarm::Restart(container.clone(), restarts));
+            }
+            Tried::Gone => return,
         };
         // Stopped, removed or started by hand meanwhile.
         if locked.record.phase != Phase::Restarting
@@ -394,8 +416,9 @@ impl Supervision {
         let started =
             self.begin_locked(container, &mut locked, TerminalSize::default(), Vec::new());
         if started.is_err() && locked.is_to_be_restarted(Exit::killed()) {
-            self.restart_later(&mut locked, container);
+            self.is_to_be_restarted(&mut locked);
             let _ = locked.save();
+            self.restart_later(container, restarts + 1);
         }
     }
 

@@ -367,6 +367,14 @@ impl Task {
         if let Some(prober) = &mut self.prober {
             prober.end(poller);
         }
+        // It may take a while until its end can be written down.
+        (self.sources, self.input, self.terminal) = ([None, None], None, None);
+        self.guests.clear();
         behind
+    }
+
+    /// Writes what of the log is still to be written.
+    pub(super) fn close_log(&mut self) {
+        self.log = None;
     }
 }

@@ -40,8 +40,15 @@ impl Visitors {
         self.next & NUMBER
     }
 
-    pub(super) fn answer_the_door(&mut self, poller: &Poller) {
-        while let Some(socket) = self.door.accept() {
+    /// Returns whether all who have knocked were let in. If not, nobody is heard until it is tried again.
+    pub(super) fn answer_the_door(&mut self, poller: &Poller) -> bool {
+        loop {
+            let accepted = self.door.accept();
+            let heard = if accepted.is_ok() { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+            let Ok(Some(socket)) = accepted else {
+                poller.change(&self.door, heard, DOOR);
+                return !heard.is_empty();
+            };
             let number = self.number();
             let token = Token { task: 0, slot: Slot::Client(number) };
             if poller.add(&socket, EpollFlags::EPOLLIN, token).is_ok() {

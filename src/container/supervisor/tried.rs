@@ -1,0 +1,36 @@
+//! The lock of a container, for a thread that must not wait for it.
+
+use std::time::Duration;
+
+use super::super::container::Container;
+use super::super::locked::Locked;
+use crate::error::{ErrorKind, Result};
+
+/// How soon a lock that another process holds is tried again.
+pub(super) const RETRY: Duration = Duration::from_millis(2);
+/// How soon it is tried again what failed for want of descriptors, memory or room on the disk.
+pub(super) const SHORT: Duration = Duration::from_millis(100);
+
+pub(super) enum Tried<'a> {
+    Locked(Box<Locked<'a>>),
+    /// It is to be tried again after this time.
+    Later(Duration),
+    /// Its directory was taken away from under it, or is damaged.
+    Gone,
+}
+
+impl<'a> Tried<'a> {
+    pub(super) fn lock(container: &'a Container) -> Self {
+        match Locked::try_of(container.home(), container.id()) {
+            Ok(Some(locked)) => Self::Locked(Box::new(locked)),
+            Ok(None) => Self::Later(RETRY),
+            Err(err) if err.kind() == ErrorKind::ResourceExhausted => Self::Later(SHORT),
+            Err(_) => Self::Gone,
+        }
+    }
+}
+
+/// Whether it is to be tried again, as something was short.
+pub(super) fn is_short(result: &Result<()>) -> bool {
+    result.as_ref().is_err_and(|err| err.kind() == ErrorKind::ResourceExhausted)
+}
