@@ -24,7 +24,8 @@ struct Taker {
 }
 
 impl Taker {
-    fn start() -> Self {
+    /// Looks for those that have become free after pauses of this length.
+    fn start(pause: Duration) -> Self {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, 256, hard).unwrap();
         let (enough, all) = (Arc::new(AtomicBool::new(false)), Arc::new(Barrier::new(2)));
@@ -36,7 +37,7 @@ impl Taker {
             taken.wait();
             while !told.load(Ordering::Relaxed) {
                 take();
-                std::thread::sleep(Duration::from_micros(10));
+                std::thread::sleep(pause);
             }
         });
         all.wait();
@@ -96,7 +97,7 @@ fn what_ends_meanwhile_is_written_down_later() {
         let gone = builder.clone().remove_on_exit().start().unwrap();
         let again = builder.restart(Restart::OnFailure(1)).start().unwrap();
         let go = File::create_new(shared.join("wait")).unwrap();
-        let taken = Taker::start();
+        let taken = Taker::start(Duration::from_micros(10));
         fs::rename(shared.join("wait"), shared.join("go")).unwrap();
         drop(go);
         std::thread::sleep(Duration::from_millis(500));
@@ -132,7 +133,7 @@ fn who_knocks_is_let_in_later_and_the_host_rests_until_then() {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let taken = Taker::start();
+        let taken = Taker::start(Duration::from_millis(10));
         let used = || getrusage(UsageWho::RUSAGE_SELF).unwrap();
         let before = used();
         std::thread::sleep(Duration::from_millis(1000));

@@ -95,11 +95,18 @@ impl LogWriter {
     }
 }
 
+impl LogWriter {
+    /// Writes what is still to be written, and what has been lost.
+    pub(in crate::container) fn finish(&mut self) -> Result<()> {
+        let flushed = self.flush(&mut Batch::new(), SystemTime::now());
+        self.sink.finish().and(flushed)
+    }
+}
+
 impl Drop for LogWriter {
     fn drop(&mut self) {
         // Nobody is left to be told of a failure.
-        let _ = self.flush(&mut Batch::new(), SystemTime::now());
-        let _ = self.sink.finish();
+        let _ = self.finish();
     }
 }
 

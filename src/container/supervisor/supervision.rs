@@ -334,7 +334,9 @@ impl Supervision {
                     running.end();
                     locked.tell_end(exit);
                 }
-                task.close_log();
+                if !task.close_log() {
+                    return self.alarm(SHORT, Alarm::Record(number, exit));
+                }
                 let restart = locked.is_to_be_restarted(exit);
                 if task.since.elapsed() >= WELL {
                     locked.record.restarts = 0;

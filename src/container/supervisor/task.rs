@@ -373,8 +373,14 @@ impl Task {
         behind
     }
 
-    /// Writes what of the log is still to be written.
-    pub(super) fn close_log(&mut self) {
+    /// Writes what of the log is still to be written. False: it is to be tried again, as it cannot be opened now.
+    pub(super) fn close_log(&mut self) -> bool {
+        let closed = self.log.as_mut().map_or(Ok(()), LogWriter::finish);
+        let passes = |errno: i32| matches!(errno, libc::EMFILE | libc::ENFILE);
+        if closed.is_err_and(|err| err.raw_os_error().is_some_and(passes)) {
+            return false;
+        }
         self.log = None;
+        true
     }
 }
