@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use coracle::container::{Container, Restart};
 use coracle::{Engine, MIB};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 use tokio::time::interval;
 
@@ -20,6 +21,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: paas ROOT IMAGE [COUNT]".into());
     };
     let count: usize = count.first().map_or(Ok(200), |text| text.parse())?;
+    // A service has about ten descriptors of this process, which may have 1024 on most systems.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let engine = Engine::open(root)?;
 
     let mut starting = JoinSet::new();

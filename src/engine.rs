@@ -15,6 +15,10 @@ use crate::image::Store;
 /// Opening is cheap; clones are handles on the same engine. The first container that is started starts a thread, which
 /// looks after all of them and ends with the last handle.
 ///
+/// A container that runs has about ten descriptors of the process. Most systems allow 1024 (`ulimit -n`): a host of more
+/// than a hundred raises that with setrlimit(2), which is not for a library to do. Where none is left, what is asked for
+/// fails with `ResourceExhausted`, and containers go on.
+///
 /// ```no_run
 /// use std::time::Duration;
 /// use coracle::{Engine, MIB};

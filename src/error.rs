@@ -174,7 +174,16 @@ impl Error {
 
     /// What to do about it, where this is a known trap.
     pub fn hint(&self) -> Option<&str> {
-        self.chain().find_map(|e| e.0.hint.as_deref())
+        let given = self.chain().find_map(|e| e.0.hint.as_deref());
+        given.or_else(|| match self.raw_os_error() {
+            Some(libc::EMFILE) => Some(
+                "the process has as many descriptors as it may, and a container takes about ten: raise RLIMIT_NOFILE (`ulimit -n`)",
+            ),
+            Some(libc::ENFILE) => {
+                Some("all processes together have as many files open as may be: see fs.file-max of sysctl(8)")
+            }
+            _ => None,
+        })
     }
 
     /// The Linux error number at the root of it, if a system call failed.
@@ -354,6 +363,13 @@ mod tests {
         assert_eq!(err.raw_os_error(), Some(libc::EPERM));
         assert_eq!(err.hint(), Some("look at the host's /proc"));
         assert!(format!("{err:?}").ends_with("hint: look at the host's /proc"));
+    }
+
+    #[test]
+    fn who_has_no_descriptor_left_is_told_of_the_limit() {
+        let err = Err::<(), _>(nix::errno::Errno::EMFILE).context(|| "open it").unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::ResourceExhausted);
+        assert!(err.hint().is_some_and(|hint| hint.contains("ulimit -n")), "{err:?}");
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::sys;
 
 /// How long those may take to die who were sent SIGKILL.
 const DYING: Duration = Duration::from_secs(10);
+/// How soon it is looked again whether an end has been written down, of which one is told.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How long containers are given to end by themselves, if nothing else is said.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -116,7 +118,8 @@ impl Container {
 
     /// The lock, when the end of a process that is gone has been written down.
     pub(super) fn locked_when_recorded(&self) -> Result<Locked<'_>> {
-        let until = Instant::now() + DYING;
+        let roster = self.home.roster();
+        let (mut until, mut ends) = (Instant::now() + DYING, roster.ends());
         loop {
             let locked = self.locked()?;
             let process = locked.record.process.filter(|_| locked.record.phase.is_alive());
@@ -128,7 +131,14 @@ impl Container {
                 return Err(Error::new(ErrorKind::TimedOut, message));
             }
             drop(locked);
-            self.home.roster().wait_for_end(&self.id, Duration::from_millis(2));
+            match self.home.running_here(&self.id) {
+                Some(running) => running.wait_until_recorded(LOOK_AGAIN),
+                None => std::thread::sleep(Duration::from_millis(2)),
+            }
+            // Where many end at once, it is one after the other that is written down.
+            if ends != roster.ends() {
+                (until, ends) = (Instant::now() + DYING, roster.ends());
+            }
         }
     }
 
@@ -246,6 +256,10 @@ impl Container {
 
     /// Waits until its supervisor has written down that it has ended.
     fn wait_until_recorded(&self) -> Result<()> {
+        // Without the lock, which its supervisor needs.
+        if let Some(running) = self.home.running_here(&self.id) {
+            running.wait_until_recorded(LOOK_AGAIN);
+        }
         match self.locked_when_recorded() {
             // It was to go with its end.
             Err(err) if err.kind() == ErrorKind::NotFound => Ok(()),

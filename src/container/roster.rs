@@ -1,8 +1,8 @@
 //! Which containers this process runs, and who waits for their ends.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::id::ContainerId;
 use super::running::Running;
@@ -12,8 +12,8 @@ use super::wait::Alert;
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     running: Mutex<HashMap<ContainerId, Arc<Running>>>,
-    /// One of those has ended.
-    ended: Condvar,
+    /// How many have been [told](Self::tell_end) to have ended.
+    ends: AtomicU64,
     /// Tasks that wait for that.
     alerts: Mutex<HashMap<ContainerId, Vec<Weak<Alert>>>>,
 }
@@ -33,13 +33,19 @@ impl Roster {
     }
 
     /// Strikes out one that has ended, which is written down.
-    pub(super) fn remove(&self, id: &ContainerId) {
-        self.running().remove(id);
+    pub(super) fn remove(&self, id: &ContainerId) -> Option<Arc<Running>> {
+        self.running().remove(id)
+    }
+
+    /// How many ends have been told. As long as that grows, the engine's thread goes on.
+    pub(super) fn ends(&self) -> u64 {
+        self.ends.load(Ordering::Relaxed)
     }
 
     /// Tells those who wait that a container has ended, and is [struck out](Self::remove).
-    pub(super) fn tell_end(&self, id: &ContainerId) {
-        self.ended.notify_all();
+    pub(super) fn tell_end(&self, id: &ContainerId, struck_out: Option<&Running>) {
+        self.ends.fetch_add(1, Ordering::Relaxed);
+        struck_out.inspect(|running| running.tell_recorded());
         let mut alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
         // It may be started anew, and who waits goes on doing so.
         let waiting = alerts.get(id).cloned().unwrap_or_default();
@@ -57,13 +63,5 @@ impl Roster {
         let alerts = alerts.entry(id.clone()).or_default();
         alerts.retain(|alert| alert.strong_count() > 0);
         alerts.push(Arc::downgrade(alert));
-    }
-
-    /// Waits until one of them has ended, or for a moment; not at all if this one has.
-    pub(super) fn wait_for_end(&self, id: &ContainerId, patience: Duration) {
-        let running = self.running();
-        if running.contains_key(id) {
-            let _ = self.ended.wait_timeout(running, patience);
-        }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use super::launch;
 use super::state::Exit;
@@ -23,6 +24,8 @@ pub(super) struct Running {
     pub(super) exit: Arc<OnceLock<Exit>>,
     /// The supervisor waits for the lock of the container, which whoever has started it still holds.
     wanted: AtomicBool,
+    /// Its end has been written down, and who waits is told.
+    recorded: (Mutex<bool>, Condvar),
 }
 
 impl Running {
@@ -33,7 +36,28 @@ impl Running {
         rootfs: Rootfs,
     ) -> Self {
         let (child, rootfs) = (Mutex::new(Some(child)), Mutex::new(Some(rootfs)));
-        Self { child, pidfd, cgroup, rootfs, exit: Arc::default(), wanted: AtomicBool::new(false) }
+        Self {
+            child,
+            pidfd,
+            cgroup,
+            rootfs,
+            exit: Arc::default(),
+            wanted: AtomicBool::new(false),
+            recorded: Default::default(),
+        }
+    }
+
+    /// Waits until its end has been written down, or so long.
+    pub(super) fn wait_until_recorded(&self, patience: Duration) {
+        let (recorded, told) = &self.recorded;
+        let recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(told.wait_timeout_while(recorded, patience, |recorded| !*recorded));
+    }
+
+    /// Tells those who wait for that.
+    pub(super) fn tell_recorded(&self) {
+        *self.recorded.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.recorded.1.notify_all();
     }
 
     /// For the supervisor, when the lock is not free: it has to try once more then.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::config::Config;
 use super::container::Container;
 use super::process::ProcessId;
+use super::running::Running;
 use super::state::{Exit, Phase};
 use super::supervisor::When;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -73,9 +74,8 @@ impl Container {
             }
             let patience = left.unwrap_or(REFRESH).min(REFRESH);
             match prospect {
-                Prospect::Ended(_) | Prospect::Here => {
-                    self.home.roster().wait_for_end(&self.id, patience);
-                }
+                Prospect::Ended(_) => {}
+                Prospect::Here(running) => running.wait_until_recorded(patience),
                 Prospect::Elsewhere(pidfd) => {
                     sys::wait::poll(&pidfd, Some(patience)).context(|| "wait for its end")?;
                 }
@@ -113,7 +113,7 @@ impl Exited {
         }
         let when = match self.end.look()? {
             Prospect::Ended(status) => return Poll::Ready(Ok(status)),
-            Prospect::Here => return Poll::Pending,
+            Prospect::Here(_) => return Poll::Pending,
             // The engine's thread has it to do already.
             _ if !self.alert.arm() => return Poll::Pending,
             Prospect::Elsewhere(pidfd) => When::Ended(pidfd),
@@ -175,7 +175,7 @@ struct End {
 enum Prospect {
     Ended(ExitStatus),
     /// This process's supervisor tells.
-    Here,
+    Here(Arc<Running>),
     /// When this process has ended.
     Elsewhere(OwnedFd),
     /// It changes within a moment, or is to be started anew.
@@ -206,8 +206,8 @@ impl End {
             let never = || Error::new(ErrorKind::InvalidState, "it has never run");
             return status.exit.map(Prospect::Ended).ok_or_else(never);
         }
-        if container.home.running_here(&container.id).is_some() {
-            return Ok(Prospect::Here);
+        if let Some(running) = container.home.running_here(&container.id) {
+            return Ok(Prospect::Here(running));
         }
         let record = container.home.record(&container.id).ok();
         let process = record.and_then(|record| record.process);

@@ -318,7 +318,7 @@ impl Supervision {
             }
             other => other,
         };
-        match locked {
+        let struck_out = match locked {
             Tried::Later(pause) => return self.alarm(pause, Alarm::Record(number, exit)),
             Tried::Locked(mut locked) => {
                 let running = task.running.clone();
@@ -359,21 +359,22 @@ impl Supervision {
                     self.restart_later(&container, restarts);
                 }
                 // Under the lock: whoever takes it next finds nothing of it running.
-                container.home().roster().remove(container.id());
+                let struck_out = container.home().roster().remove(container.id());
                 drop(locked);
+                struck_out
             }
             Tried::Gone => {
                 if let Some(task) = self.tasks.remove(&number) {
                     let _ = task.running.exit.set(exit);
                     task.running.end();
                 }
-                container.home().roster().remove(container.id());
+                container.home().roster().remove(container.id())
             }
-        }
+        };
         let (roster, id) = (container.home().roster().clone(), container.id().clone());
         // Who waits may have the last handle then, and end this thread in good order.
         drop(container);
-        roster.tell_end(&id);
+        roster.tell_end(&id, struck_out.as_deref());
     }
 
     /// Writes down an end that had to wait for the lock.
