@@ -45,7 +45,9 @@ impl Roster {
     /// Tells those who wait that a container has ended, and is [struck out](Self::remove).
     pub(super) fn tell_end(&self, id: &ContainerId, struck_out: Option<&Running>) {
         self.ends.fetch_add(1, Ordering::Relaxed);
-        struck_out.inspect(|running| running.tell_recorded());
+        if let Some(running) = struck_out {
+            running.tell_recorded();
+        }
         let mut alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
         // It may be started anew, and who waits goes on doing so.
         let waiting = alerts.get(id).cloned().unwrap_or_default();

@@ -25,7 +25,7 @@ use super::health::Prober;
 use super::poller::{DOOR, Poller, Token, WAKE};
 use super::scratch::Scratch;
 use super::task::{Slot, Task};
-use super::tried::{RETRY, SHORT, Tried, is_short};
+use super::tried::{FULL, RETRY, SHORT, Tried, is_short};
 use super::visitors::{self, Visitors};
 use super::{First, Order, Start, Supervisor, When};
 use crate::cgroups::Cgroup;
@@ -351,7 +351,7 @@ impl Supervision {
                     false => locked.save(),
                 };
                 if is_short(&written) {
-                    return self.alarm(SHORT, Alarm::Record(number, exit));
+                    return self.alarm(FULL, Alarm::Record(number, exit));
                 }
                 // Where the disk fails, whoever opens it next finds the supervisor dead.
                 self.tasks.remove(&number);

@@ -8,8 +8,10 @@ use crate::error::{ErrorKind, Result};
 
 /// How soon a lock that another process holds is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(2);
-/// How soon it is tried again what failed for want of descriptors, memory or room on the disk.
+/// How soon it is tried again what failed for want of descriptors or memory.
 pub(super) const SHORT: Duration = Duration::from_millis(100);
+/// The same, where it may be room on the disk, which seldom comes soon.
+pub(super) const FULL: Duration = Duration::from_secs(1);
 
 pub(super) enum Tried<'a> {
     Locked(Box<Locked<'a>>),
