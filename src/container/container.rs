@@ -9,7 +9,6 @@ use super::home::Home;
 use super::id::{ContainerId, check_name};
 use super::launch;
 use super::locked::Locked;
-use super::process::ProcessId;
 use super::state::{Exit, Record, Status};
 use crate::cgroups::Cgroup;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -184,7 +183,7 @@ impl Container {
 
 /// The pidfd of its first process.
 pub(super) fn open(record: &Record) -> Result<OwnedFd> {
-    let pidfd = record.process.map_or(Ok(None), ProcessId::open)?;
+    let pidfd = record.open_process()?;
     pidfd.ok_or_else(|| Error::new(ErrorKind::InvalidState, "it has ended"))
 }
 

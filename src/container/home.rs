@@ -365,8 +365,8 @@ impl Home {
             let lock = files::try_lock(&path)?;
             // A process that it was just making may have a copy of the lock for a moment longer than it lives.
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let may_live = lock.is_none();
-            if !(may_live && ProcessId::named(name).map_or(Ok(true), ProcessId::is_alive)?) {
+            let is_alive = || ProcessId::named(name).map_or(Ok(true), ProcessId::is_alive);
+            if lock.is_some() || !is_alive()? {
                 dead.push((path, lock));
             }
         }

@@ -19,7 +19,7 @@ use crate::sys;
 
 /// How long those may take to die who were sent SIGKILL.
 const DYING: Duration = Duration::from_secs(10);
-/// How soon it is looked again whether an end has been written down, of which one is told.
+/// Who waits for an end to be written down is told; should that fail, it is looked again so soon.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How long containers are given to end by themselves, if nothing else is said.
 const GRACE: Duration = Duration::from_secs(10);
@@ -219,7 +219,7 @@ impl Container {
         let signal = signal.map_or_else(|| stop_signal(&locked), Ok)?;
         let config = &locked.identity.config;
         let grace = grace.or_else(|| config.stop_timeout.map(Duration::from_secs)).unwrap_or(GRACE);
-        let Some(pidfd) = locked.record.process.map_or(Ok(None), ProcessId::open)? else {
+        let Some(pidfd) = locked.record.open_process()? else {
             drop(locked);
             return self.wait_until_recorded();
         };

@@ -238,8 +238,7 @@ impl<'a> Locked<'a> {
     fn kill_orphan(&self) -> Result<u64> {
         let attempt =
             || format!("kill the container {}, whose supervisor is dead", self.id.short());
-        let process = self.record.process.map_or(Ok(None), ProcessId::open);
-        if let Some(pidfd) = process.context(attempt)? {
+        if let Some(pidfd) = self.record.open_process().context(attempt)? {
             let _ = sys::spawn::send_signal(&pidfd, libc::SIGKILL);
             if !sys::wait::poll(&pidfd, Some(DYING)).context(attempt)? {
                 return Err(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -13,6 +14,7 @@ use super::health::{Health, HealthCheck};
 use super::id::ContainerId;
 use super::launch;
 use super::process::ProcessId;
+use crate::error::Result;
 use crate::namespaces::ExitStatus;
 
 /// What a container does.
@@ -183,6 +185,11 @@ impl Record {
             stopping: false,
             with_volumes: false,
         }
+    }
+
+    /// The pidfd of its process, if that is still there: see [`ProcessId::open`].
+    pub(super) fn open_process(&self) -> Result<Option<OwnedFd>> {
+        self.process.map_or(Ok(None), ProcessId::open)
     }
 
     pub(super) fn status(&self, identity: &Identity) -> Status {

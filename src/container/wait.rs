@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use super::config::Config;
 use super::container::Container;
-use super::process::ProcessId;
 use super::running::Running;
 use super::state::{Exit, Phase};
 use super::supervisor::When;
@@ -210,8 +209,7 @@ impl End {
             return Ok(Prospect::Here(running));
         }
         let record = container.home.record(&container.id).ok();
-        let process = record.and_then(|record| record.process);
-        let process = process.map_or(Ok(None), ProcessId::open)?;
+        let process = record.map_or(Ok(None), |record| record.open_process())?;
         let pause = if status.phase == Phase::Restarting { LATER } else { SOON };
         Ok(process.map_or(Prospect::Later(pause), Prospect::Elsewhere))
     }

@@ -93,9 +93,7 @@ impl LogWriter {
             Format::JsonFile => run.split(&JsonFile::new(stream, time), open, chunk, flush),
         }
     }
-}
 
-impl LogWriter {
     /// Writes what is still to be written, and what has been lost.
     pub(in crate::container) fn finish(&mut self) -> Result<()> {
         let flushed = self.flush(&mut Batch::new(), SystemTime::now());

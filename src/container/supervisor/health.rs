@@ -11,11 +11,11 @@ use super::super::files::{self, Durable};
 use super::super::health::{Health, HealthCheck, HealthRecord, Probe};
 use super::super::running::Running;
 use super::super::state::{Phase, VERSION};
+use super::lock_attempt::LockAttempt;
 use super::poller::{Poller, Token};
 use super::set_nonblocking;
 use super::supervision::{Alarm, Supervision};
 use super::task::{Slot, Task};
-use super::tried::Tried;
 use crate::error::{Context, Result};
 use crate::namespaces::{Child, Command, ExitStatus, Signal, Stdio};
 
@@ -150,13 +150,13 @@ impl Supervision {
         let (pause, limit) = (prober.check.pause(prober.is_start()), prober.check.time_limit());
         let (container, started) = (task.container.clone(), SystemTime::now());
         // Under the lock nobody lets it stand still, and this thread with it.
-        let asked = match Tried::lock(&container) {
-            Tried::Later(later) => return self.alarm(later, Alarm::Probe(number)),
-            Tried::Locked(locked) if locked.record.phase == Phase::Running => {
+        let asked = match LockAttempt::lock(&container) {
+            LockAttempt::Later(later) => return self.alarm(later, Alarm::Probe(number)),
+            LockAttempt::Locked(locked) if locked.record.phase == Phase::Running => {
                 task.ask(&self.poller)
             }
-            Tried::Locked(_) => return self.alarm(pause, Alarm::Probe(number)),
-            Tried::Gone => return,
+            LockAttempt::Locked(_) => return self.alarm(pause, Alarm::Probe(number)),
+            LockAttempt::Gone => return,
         };
         let count = task.prober.as_ref().map_or(0, |it| it.count);
         match asked {

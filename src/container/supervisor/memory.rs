@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use super::lock_attempt::LockAttempt;
 use super::poller::{Poller, Token};
 use super::supervision::{Alarm, Supervision};
 use super::task::Slot;
-use super::tried::Tried;
 use crate::cgroups::OomWatch;
 use crate::error::Result;
 
@@ -21,6 +21,7 @@ pub(super) struct Memory {
     watch: Option<OomWatch>,
     /// How many had been killed when it was told the last time.
     pub(super) told: u64,
+    pub(super) ran_out: bool,
     /// How often the kernel has said that memory has run out.
     notices: u32,
 }
@@ -91,15 +92,15 @@ impl Supervision {
         }
         let kills = task.running.oom_kills();
         if kills > task.memory.told {
-            match Tried::lock(&task.container) {
-                Tried::Later(later) => {
+            match LockAttempt::lock(&task.container) {
+                LockAttempt::Later(later) => {
                     return self.alarm(later, Alarm::LookForKilled(number, notice, pause));
                 }
-                Tried::Locked(mut locked) => {
-                    task.memory.told = kills;
+                LockAttempt::Locked(mut locked) => {
+                    (task.memory.told, task.memory.ran_out) = (kills, true);
                     locked.ran_out_of_memory();
                 }
-                Tried::Gone => return,
+                LockAttempt::Gone => return,
             }
         }
         if pause <= LAST_PAUSE {

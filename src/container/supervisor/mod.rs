@@ -4,12 +4,12 @@
 mod client;
 mod door;
 mod health;
+mod lock_attempt;
 mod memory;
 mod poller;
 mod scratch;
 mod supervision;
 mod task;
-mod tried;
 mod visitors;
 
 use std::collections::VecDeque;

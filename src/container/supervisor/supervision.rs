@@ -22,10 +22,10 @@ use super::super::wait::Alert;
 use super::client::Client;
 use super::door::Door;
 use super::health::Prober;
+use super::lock_attempt::{LockAttempt, RETRY, RETRY_FULL, RETRY_SHORT, is_short};
 use super::poller::{DOOR, Poller, Token, WAKE};
 use super::scratch::Scratch;
 use super::task::{Slot, Task};
-use super::tried::{FULL, RETRY, SHORT, Tried, is_short};
 use super::visitors::{self, Visitors};
 use super::{First, Order, Start, Supervisor, When};
 use crate::cgroups::Cgroup;
@@ -286,7 +286,7 @@ impl Supervision {
 
     fn answer_the_door(&mut self) {
         if !self.visitors.answer_the_door(&self.poller) {
-            self.alarm(SHORT, Alarm::Knocked);
+            self.alarm(RETRY_SHORT, Alarm::Knocked);
         }
     }
 
@@ -311,20 +311,21 @@ impl Supervision {
     fn record(&mut self, number: u32, mut exit: Exit) {
         let Some(task) = self.tasks.get_mut(&number) else { return };
         let container = task.container.clone();
-        let locked = match Tried::lock(&container) {
-            Tried::Later(_) => {
+        let locked = match LockAttempt::lock(&container) {
+            LockAttempt::Later(_) => {
                 task.running.want_lock();
-                Tried::lock(&container)
+                LockAttempt::lock(&container)
             }
             other => other,
         };
         let struck_out = match locked {
-            Tried::Later(pause) => return self.alarm(pause, Alarm::Record(number, exit)),
-            Tried::Locked(mut locked) => {
+            LockAttempt::Later(pause) => return self.alarm(pause, Alarm::Record(number, exit)),
+            LockAttempt::Locked(mut locked) => {
                 let running = task.running.clone();
                 // Or it has been here before, and could not be written down.
                 if running.exit.get().is_none() {
                     if running.oom_kills() > task.memory.told {
+                        task.memory.ran_out = true;
                         locked.ran_out_of_memory();
                     }
                     // Whoever was killed before, it was ended by somebody's SIGKILL.
@@ -334,8 +335,10 @@ impl Supervision {
                     running.end();
                     locked.tell_end(exit);
                 }
+                // On a full disk it could not be written down when it happened.
+                locked.record.out_of_memory |= task.memory.ran_out;
                 if !task.close_log() {
-                    return self.alarm(SHORT, Alarm::Record(number, exit));
+                    return self.alarm(RETRY_SHORT, Alarm::Record(number, exit));
                 }
                 let restart = locked.is_to_be_restarted(exit);
                 if task.since.elapsed() >= WELL {
@@ -344,14 +347,14 @@ impl Supervision {
                 locked.record.ended(Some(exit), None);
                 let restarts = locked.record.restarts;
                 if restart {
-                    self.is_to_be_restarted(&mut locked);
+                    self.note_restart(&mut locked);
                 }
                 let written = match locked.identity.config.remove && !restart {
                     true => remove::finish(&mut locked),
                     false => locked.save(),
                 };
                 if is_short(&written) {
-                    return self.alarm(FULL, Alarm::Record(number, exit));
+                    return self.alarm(RETRY_FULL, Alarm::Record(number, exit));
                 }
                 // Where the disk fails, whoever opens it next finds the supervisor dead.
                 self.tasks.remove(&number);
@@ -363,7 +366,7 @@ impl Supervision {
                 drop(locked);
                 struck_out
             }
-            Tried::Gone => {
+            LockAttempt::Gone => {
                 if let Some(task) = self.tasks.remove(&number) {
                     let _ = task.running.exit.set(exit);
                     task.running.end();
@@ -390,7 +393,7 @@ impl Supervision {
         }
     }
 
-    fn is_to_be_restarted(&self, locked: &mut Locked<'_>) {
+    fn note_restart(&self, locked: &mut Locked<'_>) {
         locked.record.phase = Phase::Restarting;
         locked.record.supervisor = Some(self.supervisor.identity);
     }
@@ -402,12 +405,12 @@ impl Supervision {
     }
 
     fn restart(&mut self, container: &Container, restarts: u32) {
-        let mut locked = match Tried::lock(container) {
-            Tried::Locked(locked) => locked,
-            Tried::Later(pause) => {
+        let mut locked = match LockAttempt::lock(container) {
+            LockAttempt::Locked(locked) => locked,
+            LockAttempt::Later(pause) => {
                 return self.alarm(pause, Alarm::Restart(container.clone(), restarts));
             }
-            Tried::Gone => return,
+            LockAttempt::Gone => return,
         };
         // Stopped, removed or started by hand meanwhile.
         if locked.record.phase != Phase::Restarting
@@ -419,7 +422,7 @@ impl Supervision {
         let started =
             self.begin_locked(container, &mut locked, TerminalSize::default(), Vec::new());
         if started.is_err() && locked.is_to_be_restarted(Exit::killed()) {
-            self.is_to_be_restarted(&mut locked);
+            self.note_restart(&mut locked);
             let _ = locked.save();
             self.restart_later(container, restarts + 1);
         }

@@ -43,11 +43,16 @@ impl Visitors {
     /// Returns whether all who have knocked were let in. If not, nobody is heard until it is tried again.
     pub(super) fn answer_the_door(&mut self, poller: &Poller) -> bool {
         loop {
-            let accepted = self.door.accept();
-            let heard = if accepted.is_ok() { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
-            let Ok(Some(socket)) = accepted else {
-                poller.change(&self.door, heard, DOOR);
-                return !heard.is_empty();
+            let socket = match self.door.accept() {
+                Ok(Some(socket)) => socket,
+                Ok(None) => {
+                    poller.change(&self.door, EpollFlags::EPOLLIN, DOOR);
+                    return true;
+                }
+                Err(_) => {
+                    poller.change(&self.door, EpollFlags::empty(), DOOR);
+                    return false;
+                }
             };
             let number = self.number();
             let token = Token { task: 0, slot: Slot::Client(number) };

@@ -9,11 +9,11 @@ use crate::error::{ErrorKind, Result};
 /// How soon a lock that another process holds is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(2);
 /// How soon it is tried again what failed for want of descriptors or memory.
-pub(super) const SHORT: Duration = Duration::from_millis(100);
+pub(super) const RETRY_SHORT: Duration = Duration::from_millis(100);
 /// The same, where it may be room on the disk, which seldom comes soon.
-pub(super) const FULL: Duration = Duration::from_secs(1);
+pub(super) const RETRY_FULL: Duration = Duration::from_secs(1);
 
-pub(super) enum Tried<'a> {
+pub(super) enum LockAttempt<'a> {
     Locked(Box<Locked<'a>>),
     /// It is to be tried again after this time.
     Later(Duration),
@@ -21,12 +21,12 @@ pub(super) enum Tried<'a> {
     Gone,
 }
 
-impl<'a> Tried<'a> {
+impl<'a> LockAttempt<'a> {
     pub(super) fn lock(container: &'a Container) -> Self {
         match Locked::try_of(container.home(), container.id()) {
             Ok(Some(locked)) => Self::Locked(Box::new(locked)),
             Ok(None) => Self::Later(RETRY),
-            Err(err) if err.kind() == ErrorKind::ResourceExhausted => Self::Later(SHORT),
+            Err(err) if err.kind() == ErrorKind::ResourceExhausted => Self::Later(RETRY_SHORT),
             Err(_) => Self::Gone,
         }
     }
