@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::common::{cgroup_controller, emulated, program, require, root, user_namespaces};
+use crate::common::{cgroup_controller, program, require, root, user_namespaces};
 use crate::{example, scene};
 
 #[test]
@@ -21,11 +21,7 @@ fn a_controller_keeps_services_running() {
     // With the descriptors that a system gives to a service which asks for no more.
     let mut paas = Command::new("sh");
     paas.args(["-c", r#"ulimit -Sn 1024; exec "$0" "$@""#]).arg(example("paas"));
-    paas.arg(scene.dir.join("root")).arg("box");
-    if emulated() {
-        paas.arg("8");
-    }
-    let output = paas.output().unwrap();
+    let output = paas.arg(scene.dir.join("root")).args(["box", "8"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(said.lines().count(), 10, "{said}");
