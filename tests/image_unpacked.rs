@@ -667,7 +667,8 @@ fn with_few_descriptors() {
     let store = Store::open(dir.join("images")).unwrap();
     let image = add(&store, "image", &layers());
     unpack(&image);
-    let inodes = || (0..3).map(|at| place(&store, &image, at).metadata().unwrap().ino());
+    let places = [0, 1, 2].map(|at| place(&store, &image, at));
+    let inodes = || places.iter().map(|it| it.metadata().unwrap().ino());
     let before: Vec<_> = inodes().collect();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let used = fs::read_dir("/proc/self/fd").unwrap().count() as u64 - 1;

@@ -204,7 +204,9 @@ impl Container {
     pub(super) fn try_stop(&self, signal: Option<Signal>, grace: Option<Duration>) -> Result<()> {
         let mut locked = match self.locked() {
             // Who can't know whether it has ended yet, can't know whether it has gone with its end.
-            Err(err) if err.kind() == ErrorKind::NotFound && self.has_ended_here() => return Ok(()),
+            Err(err) if err.kind() == ErrorKind::NotFound && self.has_ended_here() => {
+                return self.wait_until_recorded();
+            }
             locked => locked?,
         };
         if locked.record.phase == Phase::Restarting {
@@ -256,14 +258,20 @@ impl Container {
 
     /// Waits until its supervisor has written down that it has ended.
     fn wait_until_recorded(&self) -> Result<()> {
-        // Without the lock, which its supervisor needs.
-        if let Some(running) = self.home.running_here(&self.id) {
-            running.wait_until_recorded(LOOK_AGAIN);
-        }
-        match self.locked_when_recorded() {
-            // It was to go with its end.
-            Err(err) if err.kind() == ErrorKind::NotFound => Ok(()),
-            other => other.map(drop),
+        loop {
+            // Without the lock, which its supervisor needs.
+            let running = self.home.running_here(&self.id);
+            if let Some(running) = &running {
+                running.wait_until_recorded(LOOK_AGAIN);
+            }
+            match self.locked_when_recorded() {
+                // It was to go with its end, and does so for as long as it counts as running.
+                Err(err) if err.kind() == ErrorKind::NotFound => match running {
+                    Some(_) => {}
+                    None => return Ok(()),
+                },
+                other => return other.map(drop),
+            }
         }
     }
 

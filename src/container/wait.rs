@@ -196,6 +196,10 @@ impl End {
         let container = &self.container;
         let status = match container.status() {
             Err(err) if err.kind() == ErrorKind::NotFound => {
+                // It goes with its end, and this process's supervisor is at it still.
+                if let Some(running) = container.home.running_here(&container.id) {
+                    return Ok(Prospect::Here(running));
+                }
                 let ended = self.started.as_ref().and_then(|exit| exit.get());
                 return ended.map(|it| Prospect::Ended(it.status(&self.config))).ok_or(err);
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
-use super::child::{OnEnd, OwnCgroup, Process};
+use super::child::{OnEnd, OwnCgroup, Process, is_ending};
 use super::root::Source;
 use super::{Child, ExitStatus, Namespaces, Root, UserNamespace};
 use crate::cgroups::Cgroup;
@@ -26,9 +26,12 @@ impl Child {
     ///
     /// `InvalidState` if it has ended.
     pub(crate) fn adopt(pid: i32, pidfd: OwnedFd, cgroup: Option<&Cgroup>) -> Result<Self> {
-        let found = Found::of(Path::new(&format!("/proc/{pid}"))).map_err(|err| match err.kind() {
-            ErrorKind::NotFound => Error::new(ErrorKind::InvalidState, "it has ended"),
-            _ => err,
+        let found = Found::of(Path::new(&format!("/proc/{pid}"))).map_err(|err| {
+            // What goes wrong with one on its way out depends on how far it has come, and on who asks.
+            match is_ending(pid, &pidfd) {
+                true => Error::new(ErrorKind::InvalidState, "it has ended"),
+                false => err,
+            }
         });
         let Found { name, namespaces, user_namespace, root } =
             found.context(|| format!("look at process {pid}"))?;

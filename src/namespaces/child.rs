@@ -404,15 +404,21 @@ impl Process {
         self.status.is_some() || sys::wait::poll(&self.pidfd, Some(Duration::ZERO)).unwrap_or(false)
     }
 
-    /// Whether it is on its way out, or gone, as far as /proc tells.
+    /// Whether it has ended, or is about to.
     pub(super) fn is_ending(&self) -> bool {
-        sys::spawn::exiting(self.pid).unwrap_or(true)
+        self.status.is_some() || is_ending(self.pid, &self.pidfd)
     }
 
     /// The pidfd, for those who join its namespaces.
     pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
+}
+
+/// Whether a process has ended, or is on its way out: it has lost its memory and its namespaces already, or is about to.
+pub(super) fn is_ending(pid: i32, pidfd: &OwnedFd) -> bool {
+    sys::spawn::exiting(pid) == Some(true)
+        || sys::wait::poll(pidfd, Some(Duration::ZERO)).unwrap_or(false)
 }
 
 fn usage(raw: &libc::rusage) -> ResourceUsage {

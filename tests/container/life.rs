@@ -9,6 +9,7 @@ use coracle::namespaces::{Signal, TerminalSize};
 
 use crate::common::{alone, audit, require};
 use crate::scene;
+use crate::waiting::block_on;
 
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -100,6 +101,35 @@ fn one_that_goes_when_it_ends_leaves_nothing() {
         assert_eq!(container.status().unwrap_err().kind(), ErrorKind::NotFound);
     }
     assert!(scene.engine.containers().unwrap().is_empty());
+    nothing_is_left(&scene);
+}
+
+#[test]
+fn one_that_goes_when_it_ends_has_gone_when_that_is_told() {
+    let scene = require!(scene("container-gone-with-much"));
+    // Which takes a while to remove.
+    let script = "mkdir /many; cd /many; mkdir $(seq 3000); exec sleep $0";
+    let builder = scene.engine.container("box").remove_on_exit();
+    let start = |then| builder.clone().command(["sh", "-c", script, then]).start().unwrap();
+    assert!(start("0").wait().unwrap().success());
+    nothing_is_left(&scene);
+    assert!(block_on(start("0").exited()).unwrap().success());
+    nothing_is_left(&scene);
+    let container = start("600");
+    let until = Instant::now() + Duration::from_secs(60);
+    while container.exec(["test", "-d", "/many/3000"]).unwrap().wait().unwrap().code() != Some(0) {
+        assert!(Instant::now() < until, "it does not come to it");
+    }
+    container.kill(Signal::KILL).unwrap();
+    // By somebody else.
+    while container.status().is_ok() {
+        std::thread::yield_now();
+    }
+    container.stop(None).unwrap();
+    nothing_is_left(&scene);
+}
+
+fn nothing_is_left(scene: &crate::Scene) {
     for left in ["by-id", "names", "staging", "trash"] {
         let dir = scene.dir.join("root/containers").join(left);
         assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0, "{left}");

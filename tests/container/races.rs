@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use coracle::container::{Container, Phase};
+use coracle::namespaces::Signal;
 use coracle::{Engine, ErrorKind};
 
 use crate::common::require;
@@ -115,6 +116,24 @@ fn executing_in_one_that_ends_is_no_lack_of_a_program() {
         });
         container.remove().unwrap();
     }
+}
+
+#[test]
+fn executing_in_one_whose_end_waits_for_others_is_no_lack_of_a_right() {
+    let scene = require!(scene("container-exec-in-dying"));
+    let container = scene.engine.container("box").command(["sleep", "600"]).start().unwrap();
+    let engine = Engine::open(scene.dir.join("root")).unwrap();
+    let seen = engine.find(container.id().as_str()).unwrap();
+    // Its first process has neither namespaces nor memory from now on, and ends when this one is reaped.
+    let guest = seen.exec(["sleep", "600"]).unwrap();
+    container.kill(Signal::KILL).unwrap();
+    for container in [&seen, &container] {
+        let Err(err) = execute(container) else { unreachable!("it executes until it cannot") };
+        assert_eq!(err.kind(), ErrorKind::InvalidState, "{err:#}");
+    }
+    drop(guest);
+    container.wait().unwrap();
+    container.remove().unwrap();
 }
 
 fn execute(container: &Container) -> coracle::Result<()> {

@@ -66,12 +66,11 @@ pub(super) fn spawn(
 
 /// Whether a process could not be joined because it has ended, or is about to.
 fn ended_meanwhile(process: &Process, err: &Error) -> bool {
-    /// From the point where it has no namespaces any more, and kills all in its pid namespace, to the end.
-    const DYING: Duration = Duration::from_secs(5);
-    let ended = |patience| sys::wait::poll(process.pidfd(), Some(patience)).unwrap_or(false);
-    let gone =
-        err.kind() == ErrorKind::ResourceExhausted || err.raw_os_error() == Some(libc::ESRCH);
-    ended(Duration::ZERO) || gone && process.is_ending() && ended(DYING)
+    // Without namespaces and memory, it kills all in its pid namespace.
+    let by_its_end =
+        matches!(err.kind(), ErrorKind::ResourceExhausted | ErrorKind::PermissionDenied)
+            || err.raw_os_error() == Some(libc::ESRCH);
+    process.has_ended() || by_its_end && process.is_ending()
 }
 
 /// A plan in the making.
