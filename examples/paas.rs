@@ -39,7 +39,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for second in 0..10 {
         seconds.tick().await;
         // As a service does that fails.
-        services[second % services.len()].processes()?.into_iter().take(1).for_each(crash);
+        services[second % services.len()].status()?.pid.into_iter().for_each(crash);
         report(&services)?;
     }
 

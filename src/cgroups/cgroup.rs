@@ -406,7 +406,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// The ids of the processes in it and in cgroups below it, as this pid namespace numbers them.
+    /// The ids of the processes in it and in cgroups below it, as this pid namespace numbers them, the lowest first.
     ///
     /// # Errors
     /// `NotFound` once it has been removed.

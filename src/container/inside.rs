@@ -166,7 +166,8 @@ impl Container {
         stats().context(|| self.says("measure"))
     }
 
-    /// The ids of its processes, as the host sees them.
+    /// The ids of its processes, as the host sees them, the lowest first: which need not be
+    /// [its first process](super::Status::pid), as numbers begin anew now and then.
     ///
     /// # Errors
     ///
