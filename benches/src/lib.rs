@@ -5,9 +5,9 @@ pub mod contender;
 pub mod docker;
 pub mod registry;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process;
 
@@ -18,7 +18,8 @@ use tempfile::TempDir;
 
 use self::contender::{Result, succeed};
 
-/// A root file system of one static program, busybox, with `/bin/true`, `/bin/sleep` and `/bin/sh` as its names.
+/// A root file system of one static program, busybox, with `/bin/true`, `/bin/sleep` and `/bin/sh` as its names; and
+/// `/bin/nothing`.
 #[derive(Debug)]
 pub struct Fixture {
     dir: TempDir,
@@ -37,6 +38,8 @@ impl Fixture {
         for name in ["true", "sleep", "sh"] {
             symlink("busybox", root.join("bin").join(name))?;
         }
+        fs::write(root.join("bin/nothing"), nothing())?;
+        fs::set_permissions(root.join("bin/nothing"), Permissions::from_mode(0o755))?;
         fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
         Ok(Self { dir })
     }
@@ -50,6 +53,30 @@ impl Fixture {
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
+}
+
+/// A program for x86-64 that only ends. What a C library does first, such as asking the processor what it can, which a
+/// hypervisor answers, may take longer than to make the process.
+fn nothing() -> Vec<u8> {
+    const HEADERS: u64 = 64 + 56;
+    const BASE: u64 = 0x40_0000;
+    // exit_group(0)
+    let code = [0xb8, 231, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05];
+    let size = HEADERS + code.len() as u64;
+    let mut program = b"\x7fELF\x02\x01\x01".to_vec();
+    program.resize(16, 0);
+    let mut put = |bytes: &[u8]| program.extend_from_slice(bytes);
+    // elf(5): an executable for x86-64, version 1, and where it begins, its program headers are, and its sections.
+    [2_u16, 62].iter().for_each(|it| put(&it.to_le_bytes()));
+    put(&1_u32.to_le_bytes());
+    [BASE + HEADERS, 64, 0].iter().for_each(|it| put(&it.to_le_bytes()));
+    put(&0_u32.to_le_bytes());
+    [64_u16, 56, 1, 0, 0, 0].iter().for_each(|it| put(&it.to_le_bytes()));
+    // All of it is loaded, to be read and executed.
+    [1_u32, 5].iter().for_each(|it| put(&it.to_le_bytes()));
+    [0, BASE, BASE, size, size, 4096].iter().for_each(|it| put(&it.to_le_bytes()));
+    put(&code);
+    program
 }
 
 /// The limits that every contender sets.

@@ -65,10 +65,11 @@ fn serve(what: &str, args: &[&str]) -> Result<()> {
             made.remove()?;
             succeed(done)
         }),
-        "exec" => {
+        "exec" | "exec-nothing" => {
             let made = engine.container("box").command(["/bin/sleep", "1000000"]).remove_on_exit();
             let made = made.start()?;
-            let command = quiet(coracle::namespaces::Command::new("/bin/true"));
+            let program = if what == "exec" { "/bin/true" } else { "/bin/nothing" };
+            let command = quiet(coracle::namespaces::Command::new(program));
             Box::new(move || succeed(made.exec_command(command.clone())?.wait()?.success()))
         }
         "cri" | "json-file" | "none" => {
@@ -133,7 +134,7 @@ fn compare(rounds: usize) -> Result<()> {
     let fixture = Fixture::new()?;
     println!("{rounds} rounds, load {}", fs::read_to_string("/proc/loadavg")?.trim());
     let mut roots = Vec::new();
-    for name in ["bare", "engine", "kept", "exec", "many"] {
+    for name in ["bare", "engine", "kept", "exec", "exec-nothing", "many"] {
         let root = fixture.path().join(format!("engine-{name}"));
         let engine = Engine::open(&root)?;
         let mut tar = Vec::new();
@@ -141,18 +142,26 @@ fn compare(rounds: usize) -> Result<()> {
         coracle::image::Import::new(engine.store()).name("box").read(&tar[..])?;
         roots.push(root.display().to_string());
     }
-    let [bare, engine, kept, exec, many] = &roots[..] else { return Err("no roots".into()) };
+    let [bare, engine, kept, exec, nothing, many] = &roots[..] else {
+        return Err("no roots".into());
+    };
     let mut all = vec![
         Contender::of_ourselves("a process spawned on the image", &["bare", bare])?,
         Contender::of_ourselves("a container that goes with its end", &["engine", engine])?,
         Contender::of_ourselves("a container, removed", &["kept", kept])?,
         Contender::of_ourselves("exec in one", &["exec", exec])?,
     ];
+    if cfg!(target_arch = "x86_64") {
+        all.push(Contender::of_ourselves(
+            "exec of a program without a libc",
+            &["exec-nothing", nothing],
+        )?);
+    }
     interleave(&mut all, rounds)?;
     table("/bin/true from creation to removal", &all, 0);
     drop(all);
     // Whoever opens it finds that one has not ended by itself, and puts its cgroup away.
-    drop(Engine::open(exec)?);
+    drop((Engine::open(exec)?, Engine::open(nothing)?));
     alive(many)
 }
 
