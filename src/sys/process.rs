@@ -60,6 +60,19 @@ fn give_stack_back() {
     }
 }
 
+/// Gives the kernel the whole pages of a buffer, whose content nobody needs any more. The allocator would keep them.
+pub(crate) fn give_pages_back(buffer: &mut [u8]) {
+    // SAFETY: takes no pointer.
+    let Ok(page) = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) else { return };
+    let Range { start, end } = buffer.as_mut_ptr_range();
+    let (first, end) = (start.addr().next_multiple_of(page), end.addr() / page * page);
+    if first < end {
+        // SAFETY: the range lies in the buffer, which nobody else uses meanwhile, and holds bytes before and after: any
+        // are fine, mostly zeros.
+        unsafe { libc::madvise(start.with_addr(first).cast(), end - first, libc::MADV_DONTNEED) };
+    }
+}
+
 /// Where the stack of the first thread is.
 fn first_stack() -> Option<Range<usize>> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;

@@ -2,14 +2,14 @@
 
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coracle::ErrorKind;
 use coracle::container::logs::Logs;
 use coracle::container::{Attachment, LogConfig, LogDriver, Output};
 use coracle::namespaces::{Command, Stdio, TerminalSize};
 
-use crate::common::require;
+use crate::common::{alone, require};
 use crate::scene;
 
 /// Everything until the end.
@@ -233,4 +233,32 @@ fn who_reads_slowly_gets_everything_that_was_written_before_the_end() {
     assert!(out.ends_with("\n150000\n") && out.lines().count() == 150_000, "{}", out.len());
     assert!(attachment.exit_status().unwrap().success());
     container.remove().unwrap();
+}
+
+#[test]
+fn what_a_flood_takes_is_given_back() {
+    alone(|| {
+        let scene = require!(scene("container-flood"));
+        scene.warm_up();
+        let script = "dd if=/dev/zero bs=64k count=1024 2>/dev/null; echo > /done; exec sleep 600";
+        let builder = scene.engine.container("box");
+        let before = own_memory();
+        let container = builder.command(["sh", "-c", script]).start().unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        while !container.exec(["test", "-e", "/done"]).unwrap().wait().unwrap().success() {
+            assert!(Instant::now() < until, "it does not come to an end");
+        }
+        while own_memory() > before + 1024 {
+            assert!(Instant::now() < until, "{} KiB, before {before}", own_memory());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        container.remove_forced().unwrap();
+    });
+}
+
+/// In KiB, what is this process's alone.
+fn own_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }

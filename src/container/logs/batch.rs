@@ -1,9 +1,11 @@
 //! The buffer between lines and files.
 
+use crate::sys::process::give_pages_back;
+
 /// A buffer that [`LogWriter`](super::LogWriter)s gather lines in, to write many at once.
 ///
 /// It is empty between calls, so one is enough for all writers of a thread, and a writer costs no memory while its
-/// container is quiet. At most 640 KiB, and as much of it as has been used.
+/// container is quiet. At most 2.1 MiB, and as much of it as has been used.
 #[derive(Default)]
 pub struct Batch {
     /// All of it, to write records without asking for room byte by byte.
@@ -13,11 +15,11 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// It goes to the file when it has grown to this: what is usually read at once makes one write then, as a file system
-    /// takes a few long ones faster than more short ones, and the cache still holds it.
-    pub(super) const ENOUGH: usize = 512 << 10;
+    /// It goes to the file when it has grown to this: what is read at once makes one write then, as a file system takes a
+    /// few long ones faster than more short ones.
+    pub(super) const ENOUGH: usize = 2 << 20;
     /// With room for the longest record.
-    const CAPACITY: usize = 640 << 10;
+    const CAPACITY: usize = Self::ENOUGH + (128 << 10);
 
     /// An empty one.
     pub fn new() -> Self {
@@ -30,6 +32,11 @@ impl Batch {
             self.bytes = vec![0; Self::CAPACITY];
         }
         self.filled = 0;
+    }
+
+    /// Gives the memory back that it has used.
+    pub(in crate::container) fn give_back(&mut self) {
+        give_pages_back(&mut self.bytes);
     }
 }
 

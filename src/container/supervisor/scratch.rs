@@ -2,18 +2,44 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 use super::super::logs::Batch;
+use crate::sys::process::give_pages_back;
 
 #[derive(Debug)]
 pub(super) struct Scratch {
     pub(super) buffer: Buffer,
     pub(super) batch: Batch,
+    /// Much of it has been used.
+    grown: bool,
 }
 
 impl Scratch {
+    /// What may stay.
+    const LITTLE: usize = 64 << 10;
+
     pub(super) fn new() -> Self {
-        Self { buffer: Buffer::new(), batch: Batch::new() }
+        Self { buffer: Buffer::new(), batch: Batch::new(), grown: false }
+    }
+
+    /// Notes that so much was read at once.
+    pub(super) fn note(&mut self, length: usize) {
+        self.grown |= length > Self::LITTLE;
+    }
+
+    /// How long nothing may happen before it [gives back](Self::give_back) what it takes.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        const QUIET: Duration = Duration::from_secs(1);
+        self.grown.then_some(QUIET)
+    }
+
+    /// Gives its memory back, if it is much.
+    pub(super) fn give_back(&mut self) {
+        if std::mem::take(&mut self.grown) {
+            give_pages_back(&mut self.buffer);
+            self.batch.give_back();
+        }
     }
 }
 
@@ -25,8 +51,8 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    /// All of a pipe that has been full once.
-    const SIZE: usize = 256 << 10;
+    /// All of the largest pipe.
+    const SIZE: usize = 1 << 20;
     /// The kernel takes twice as long to copy a pipe's pages to where no cache line begins.
     const CACHE_LINE: usize = 64;
 

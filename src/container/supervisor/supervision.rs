@@ -127,6 +127,9 @@ impl Supervision {
             Err(_) => return false,
             Ok(count) => count,
         };
+        if count == 0 {
+            self.scratch.give_back();
+        }
         for event in &events[..count] {
             let token = Token::of(event.data());
             match token {
@@ -147,8 +150,11 @@ impl Supervision {
     }
 
     fn timeout(&self) -> EpollTimeout {
-        let Some(((at, _), _)) = self.alarms.first_key_value() else { return EpollTimeout::NONE };
-        let left = at.saturating_duration_since(Instant::now());
+        let alarm = self.alarms.first_key_value();
+        let alarm = alarm.map(|((at, _), _)| at.saturating_duration_since(Instant::now()));
+        let Some(left) = alarm.into_iter().chain(self.scratch.patience()).min() else {
+            return EpollTimeout::NONE;
+        };
         // Rounded up, so that it is time when it wakes.
         EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX)
     }

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::epoll::EpollFlags;
-use nix::unistd::{read, write};
+use nix::unistd::{geteuid, read, write};
 
 use super::super::attach::{END_OF_INPUT, ENDED, INPUT, RESIZE, STDERR, STDOUT};
 use super::super::config::Config;
@@ -28,9 +28,13 @@ use crate::namespaces::{Child, Terminal, TerminalSize};
 /// What a pipe holds at first, in bytes.
 const PIPE: usize = 64 << 10;
 /// What the pipe of a container holds once it has been full.
-const LARGE_PIPE: i32 = 256 << 10;
-/// How often one source is read in a row while others wait.
+const LARGE_PIPE: usize = 256 << 10;
+/// What it holds once that has been full, too: each turn wakes the container and makes one write, so that larger ones take
+/// less time. Only root has such pipes without end: of an ordinary user all new ones are tiny beyond 64 MiB.
+const LARGEST_PIPE: usize = 1 << 20;
+/// How often one source is read in a row while others wait, and until how many bytes.
 const TURNS: usize = 8;
+const MOST_IN_A_ROW: usize = 2 << 20;
 /// What may wait to be read by a container, in bytes: beyond that its clients wait.
 const MOST_INPUT: usize = 256 << 10;
 
@@ -191,12 +195,15 @@ impl Task {
 
     /// Reads what it has written, and hands it on.
     fn read(&mut self, index: usize, scratch: &mut Scratch, poller: &Poller, turns: usize) {
+        let mut taken = 0;
         for _ in 0..turns {
             let Some(source) = &self.sources[index] else { return };
-            if self.choked.is_some() {
+            if self.choked.is_some() || taken >= MOST_IN_A_ROW {
                 return;
             }
-            match read(source, &mut scratch.buffer) {
+            // What waits for clients is kept in memory.
+            let most = if self.clients.is_empty() { scratch.buffer.len() } else { LARGE_PIPE };
+            match read(source, &mut scratch.buffer[..most]) {
                 Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR) => {}
                 // A terminal fails so when nobody has it open any more.
@@ -206,9 +213,16 @@ impl Task {
                     return;
                 }
                 Ok(length) => {
-                    if length == PIPE {
+                    taken += length;
+                    scratch.note(length);
+                    let larger = match length {
+                        PIPE => Some(LARGE_PIPE),
+                        LARGE_PIPE if geteuid().is_root() => Some(LARGEST_PIPE),
+                        _ => None,
+                    };
+                    if let Some(size) = larger.and_then(|size| i32::try_from(size).ok()) {
                         // Whoever writes so much has to wait less often. It may not be allowed.
-                        let _ = fcntl(source, FcntlArg::F_SETPIPE_SZ(LARGE_PIPE));
+                        let _ = fcntl(source, FcntlArg::F_SETPIPE_SZ(size));
                     }
                     let bytes = &scratch.buffer[..length];
                     let (kind, stream) = match index {
