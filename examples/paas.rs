@@ -39,7 +39,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for second in 0..10 {
         seconds.tick().await;
         // As a service does that fails.
-        services[second % services.len()].status()?.pid.into_iter().for_each(crash);
+        if let Some(pid) = services[second % services.len()].status()?.pid {
+            crash(pid);
+        }
         report(&services)?;
     }
 

@@ -266,10 +266,11 @@ impl Container {
             }
             match self.locked_when_recorded() {
                 // It was to go with its end, and does so for as long as it counts as running.
-                Err(err) if err.kind() == ErrorKind::NotFound => match running {
-                    Some(_) => {}
-                    None => return Ok(()),
-                },
+                Err(err) if err.kind() == ErrorKind::NotFound => {
+                    if running.is_none() {
+                        return Ok(());
+                    }
+                }
                 other => return other.map(drop),
             }
         }

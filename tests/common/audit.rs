@@ -210,3 +210,10 @@ pub fn state() -> BTreeSet<String> {
 fn read(file: &str) -> String {
     fs::read_to_string(file).unwrap_or_else(|err| panic!("read {file}: {err}"))
 }
+
+/// The memory that is this process's own, in KiB.
+pub fn own_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("read /proc/self/status");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}

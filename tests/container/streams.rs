@@ -9,7 +9,7 @@ use coracle::container::logs::Logs;
 use coracle::container::{Attachment, LogConfig, LogDriver, Output};
 use coracle::namespaces::{Command, Stdio, TerminalSize};
 
-use crate::common::{alone, require};
+use crate::common::{alone, audit, require};
 use crate::scene;
 
 /// Everything until the end.
@@ -242,23 +242,16 @@ fn what_a_flood_takes_is_given_back() {
         scene.warm_up();
         let script = "dd if=/dev/zero bs=64k count=1024 2>/dev/null; echo > /done; exec sleep 600";
         let builder = scene.engine.container("box");
-        let before = own_memory();
+        let before = audit::own_memory();
         let container = builder.command(["sh", "-c", script]).start().unwrap();
         let until = Instant::now() + Duration::from_secs(60);
         while !container.exec(["test", "-e", "/done"]).unwrap().wait().unwrap().success() {
             assert!(Instant::now() < until, "it does not come to an end");
         }
-        while own_memory() > before + 1024 {
-            assert!(Instant::now() < until, "{} KiB, before {before}", own_memory());
+        while audit::own_memory() > before + 1024 {
+            assert!(Instant::now() < until, "{} KiB, before {before}", audit::own_memory());
             std::thread::sleep(Duration::from_millis(50));
         }
         container.remove_forced().unwrap();
     });
-}
-
-/// In KiB, what is this process's alone.
-fn own_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }

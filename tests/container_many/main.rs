@@ -20,13 +20,6 @@ use scene::scene;
 /// Nor do these two run at once.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// The memory that is this process's own, in KiB.
-fn memory() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 /// The files and directories below.
 fn files(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
@@ -68,7 +61,7 @@ fn cycles_leave_nothing_behind() {
             let all = files(&root).into_iter();
             all.filter(|path| !Path::new(path).starts_with(&journal)).collect()
         };
-        let before = (audit::snapshot(), but_events(), memory());
+        let before = (audit::snapshot(), but_events(), audit::own_memory());
         (warm..cycles).for_each(run);
         before.0.assert_unchanged();
         assert_eq!(but_events(), before.1);
@@ -77,7 +70,7 @@ fn cycles_leave_nothing_behind() {
         let bytes: u64 = told.iter().map(|path| fs::metadata(path).unwrap().len()).sum();
         assert!(told.len() <= 4 && bytes <= 5 << 20, "{told:?}: {bytes} bytes");
         // Ten bytes that stay for each would be more, where there are enough of them.
-        let more = memory().saturating_sub(before.2);
+        let more = audit::own_memory().saturating_sub(before.2);
         assert!(more < 256 + cycles as u64 / 100, "{more} KiB more than before");
     });
 }

@@ -215,15 +215,7 @@ impl Task {
                 Ok(length) => {
                     taken += length;
                     scratch.note(length);
-                    let larger = match length {
-                        PIPE => Some(LARGE_PIPE),
-                        LARGE_PIPE if geteuid().is_root() => Some(LARGEST_PIPE),
-                        _ => None,
-                    };
-                    if let Some(size) = larger.and_then(|size| i32::try_from(size).ok()) {
-                        // Whoever writes so much has to wait less often. It may not be allowed.
-                        let _ = fcntl(source, FcntlArg::F_SETPIPE_SZ(size));
-                    }
+                    enlarge(source, length);
                     let bytes = &scratch.buffer[..length];
                     let (kind, stream) = match index {
                         0 => (STDOUT, Stream::Stdout),
@@ -397,4 +389,15 @@ impl Task {
         self.log = None;
         true
     }
+}
+
+/// Makes a pipe larger that has been full: whoever writes so much has to wait less often.
+fn enlarge(pipe: &OwnedFd, read: usize) {
+    let size = match read {
+        PIPE => LARGE_PIPE,
+        LARGE_PIPE if geteuid().is_root() => LARGEST_PIPE,
+        _ => return,
+    };
+    // It may not be allowed.
+    let _ = i32::try_from(size).map(|size| fcntl(pipe, FcntlArg::F_SETPIPE_SZ(size)));
 }
